@@ -1,0 +1,78 @@
+"""Model 6, stepped learning rate: ReLU now before the norm, and the rotation of model 5 stays.
+The first conv keeps only its ReLU, and the 1x1 transition conv has nothing behind it."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INPUT_SHAPE = (1, 28, 28)
+RECIPE: dict[str, object] = {
+    "optimizer": {"name": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False},
+    "scheduler": {
+        "name": "StepLR",
+        "step": "every epoch, after training and before testing",
+        "step_size": 6,
+        "gamma": 0.1,
+    },
+    "epochs": 15,
+    "batch_size": 128,
+    "train_augmentation": [
+        {"name": "RandomRotation", "degrees": [-7.0, 7.0], "fill": [1]},
+    ],
+    "normalize": {"mean": [0.1307], "std": [0.3081]},
+    "seed": 1,
+    "loss": "nll_loss on log_softmax output, mean over the batch",
+}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, 3, bias=False)  # 28 -> 26
+        self.relu1 = nn.ReLU()
+
+        self.conv2 = nn.Conv2d(8, 16, 3, bias=False)  # 26 -> 24
+        self.relu2 = nn.ReLU()
+        self.bn2 = nn.BatchNorm2d(16)
+        self.drop2 = nn.Dropout(0.1)
+
+        self.conv3 = nn.Conv2d(16, 8, 1, bias=False)
+
+        self.maxpool = nn.MaxPool2d(2, 2)  # 24 -> 12
+
+        self.conv4 = nn.Conv2d(8, 16, 3, bias=False)  # 12 -> 10
+        self.relu4 = nn.ReLU()
+        self.bn4 = nn.BatchNorm2d(16)
+        self.drop4 = nn.Dropout(0.1)
+
+        self.conv5 = nn.Conv2d(16, 8, 3, bias=False)  # 10 -> 8
+        self.relu5 = nn.ReLU()
+        self.bn5 = nn.BatchNorm2d(8)
+        self.drop5 = nn.Dropout(0.1)
+
+        self.conv6 = nn.Conv2d(8, 16, 3, bias=False)  # 8 -> 6
+        self.relu6 = nn.ReLU()
+        self.bn6 = nn.BatchNorm2d(16)
+        self.drop6 = nn.Dropout(0.1)
+
+        self.conv7 = nn.Conv2d(16, 16, 3, bias=False)  # 6 -> 4
+        self.relu7 = nn.ReLU()
+        self.bn7 = nn.BatchNorm2d(16)
+        self.drop7 = nn.Dropout(0.1)
+
+        self.avgpool = nn.AvgPool2d(4)  # 4 -> 1
+
+        self.conv8 = nn.Conv2d(16, 10, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.conv1(x))
+        x = self.drop2(self.bn2(self.relu2(self.conv2(x))))
+        x = self.conv3(x)
+        x = self.maxpool(x)
+        x = self.drop4(self.bn4(self.relu4(self.conv4(x))))
+        x = self.drop5(self.bn5(self.relu5(self.conv5(x))))
+        x = self.drop6(self.bn6(self.relu6(self.conv6(x))))
+        x = self.drop7(self.bn7(self.relu7(self.conv7(x))))
+        x = self.avgpool(x)
+        x = self.conv8(x)
+        x = x.view(-1, 10)
+        return F.log_softmax(x, dim=-1)

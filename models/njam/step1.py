@@ -1,0 +1,68 @@
+"""Experiment 1, the skeleton: two padded convs, a 1x1 squeeze to 4 channels, three unpadded convs.
+The class conv is 1x1 and comes behind the global pooling."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INPUT_SHAPE = (1, 28, 28)
+RECIPE: dict[str, object] = {
+    "optimizer": {"name": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False},
+    "scheduler": None,
+    "epochs": 15,
+    "batch_size": 128,
+    "train_augmentation": [],
+    "normalize": {"mean": [0.1307], "std": [0.3081]},
+    "seed": 1,
+    "loss": "nll_loss on log_softmax output, mean over the batch",
+}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Dropout(0.025),
+        )
+        self.block1 = nn.Sequential(
+            nn.Conv2d(8, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Dropout(0.025),
+        )
+        self.pool = nn.MaxPool2d(2, 2)  # 28 -> 14
+        self.transition = nn.Sequential(
+            nn.Conv2d(16, 4, 1, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(0.025),
+        )
+        self.body = nn.Sequential(
+            nn.Conv2d(4, 8, 3, bias=False),  # 14 -> 12
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Dropout(0.025),
+            nn.Conv2d(8, 16, 3, bias=False),  # 12 -> 10
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Dropout(0.025),
+            nn.Conv2d(16, 16, 3, bias=False),  # 10 -> 8
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Dropout(0.025),
+        )
+        self.gap = nn.AvgPool2d(8)  # 8 -> 1
+        self.output = nn.Conv2d(16, 10, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.input(x)
+        x = self.block1(x)
+        x = self.pool(x)
+        x = self.transition(x)
+        x = self.body(x)
+        x = self.gap(x)
+        x = self.output(x)
+        x = x.view(-1, 10)
+        return F.log_softmax(x, dim=-1)

@@ -1,0 +1,77 @@
+"""Experiment 2, augmentation: no padding any more, a wider body, two 1x1 convs behind the pooling.
+ReLU now comes before the norm, and the 1x1 transition has no dropout."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INPUT_SHAPE = (1, 28, 28)
+RECIPE: dict[str, object] = {
+    "optimizer": {"name": "SGD", "lr": 0.015, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False},
+    "scheduler": None,
+    "epochs": 15,
+    "batch_size": 128,
+    "train_augmentation": [
+        {"name": "ColorJitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+        {"name": "RandomRotation", "degrees": [-5.0, 5.0], "fill": [0.1307]},
+        {"name": "Resize", "size": [28, 28]},
+    ],
+    "normalize": {"mean": [0.1307], "std": [0.3081]},
+    "seed": 1,
+    "loss": "nll_loss on log_softmax output, mean over the batch",
+}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = nn.Sequential(
+            nn.Conv2d(1, 8, 3, bias=False),  # 28 -> 26
+            nn.ReLU(),
+            nn.BatchNorm2d(8),
+            nn.Dropout(0.025),
+        )
+        self.block1 = nn.Sequential(
+            nn.Conv2d(8, 16, 3, bias=False),  # 26 -> 24
+            nn.ReLU(),
+            nn.BatchNorm2d(16),
+            nn.Dropout(0.025),
+        )
+        self.pool = nn.MaxPool2d(2, 2)  # 24 -> 12
+        self.transition = nn.Sequential(
+            nn.Conv2d(16, 8, 1, bias=False),
+            nn.ReLU(),
+            nn.BatchNorm2d(8),
+        )
+        self.body = nn.Sequential(
+            nn.Conv2d(8, 12, 3, bias=False),  # 12 -> 10
+            nn.ReLU(),
+            nn.BatchNorm2d(12),
+            nn.Dropout(0.025),
+            nn.Conv2d(12, 16, 3, bias=False),  # 10 -> 8
+            nn.ReLU(),
+            nn.BatchNorm2d(16),
+            nn.Dropout(0.025),
+            nn.Conv2d(16, 20, 3, bias=False),  # 8 -> 6
+            nn.ReLU(),
+            nn.BatchNorm2d(20),
+            nn.Dropout(0.025),
+        )
+        self.gap = nn.AvgPool2d(6)  # 6 -> 1
+        self.output = nn.Sequential(
+            nn.Conv2d(20, 16, 1, bias=False),
+            nn.ReLU(),
+            nn.BatchNorm2d(16),
+            nn.Dropout(0.025),
+            nn.Conv2d(16, 10, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.input(x)
+        x = self.block1(x)
+        x = self.pool(x)
+        x = self.transition(x)
+        x = self.body(x)
+        x = self.gap(x)
+        x = self.output(x)
+        x = x.view(-1, 10)
+        return F.log_softmax(x, dim=-1)

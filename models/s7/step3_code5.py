@@ -1,0 +1,75 @@
+"""Step 3, code 5: model 4 trained with a random rotation of up to 7 degrees."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INPUT_SHAPE = (1, 28, 28)
+RECIPE: dict[str, object] = {
+    "optimizer": {"name": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False},
+    "scheduler": None,
+    "epochs": 15,
+    "batch_size": 128,
+    "train_augmentation": [
+        {"name": "RandomRotation", "degrees": [-7.0, 7.0], "fill": [1]},
+    ],
+    "normalize": {"mean": [0.1307], "std": [0.3081]},
+    "seed": 1,
+    "loss": "nll_loss on log_softmax output, mean over the batch",
+}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block1 = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(8),
+            nn.Dropout(0.05),
+            nn.Conv2d(8, 12, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(12),
+            nn.Dropout(0.05),
+        )
+        self.transition = nn.Sequential(
+            nn.Conv2d(12, 6, 1),
+            nn.MaxPool2d(2, 2),  # 28 -> 14
+        )
+        self.block2 = nn.Sequential(
+            nn.Conv2d(6, 12, 3),  # 14 -> 12
+            nn.ReLU(),
+            nn.BatchNorm2d(12),
+            nn.Dropout(0.05),
+            nn.Conv2d(12, 12, 3),  # 12 -> 10
+            nn.ReLU(),
+            nn.BatchNorm2d(12),
+            nn.Dropout(0.05),
+            nn.Conv2d(12, 12, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(12),
+            nn.Dropout(0.05),
+            nn.MaxPool2d(2, 2),  # 10 -> 5
+        )
+        self.block3 = nn.Sequential(
+            nn.Conv2d(12, 12, 3),  # 5 -> 3
+            nn.ReLU(),
+            nn.BatchNorm2d(12),
+            nn.Dropout(0.05),
+            nn.Conv2d(12, 12, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(12),
+            nn.Dropout(0.05),
+        )
+        self.output = nn.Sequential(
+            nn.AvgPool2d(3, stride=2),  # 3 -> 1
+            nn.Conv2d(12, 10, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block1(x)
+        x = self.transition(x)
+        x = self.block2(x)
+        x = self.block3(x)
+        x = self.output(x)
+        x = x.view(-1, 10)
+        return F.log_softmax(x, dim=1)  # the source leaves dim out, which means 1 here

@@ -1,0 +1,31 @@
+"""rfcalc: exact receptive fields, jumps, parameters and work of any PyTorch model, from a static walk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .design import Design, load_design
+    from .errors import DesignError, ForwardError, InputError, RfcalcError
+    from .report import Axis, LayerRow, Region, Report, analyze
+
+__all__ = [
+    "Axis", "Design", "DesignError", "ForwardError", "InputError", "LayerRow", "Region", "Report", "RfcalcError",
+    "analyze", "load_design",
+]  # fmt: skip
+
+_HOMES = {
+    "design": ("Design", "load_design"),
+    "errors": ("DesignError", "ForwardError", "InputError", "RfcalcError"),
+    "report": ("Axis", "LayerRow", "Region", "Report", "analyze"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: the command line must answer `--help` without importing torch."""
+    import importlib
+
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f".{home}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,473 @@
+"""A target on the command line or in Python -> a `Design`: one network that can be built.
+
+Targets: `file.py`, `file.py:Name`, `package.module:callable`, each optionally followed by `#sub.module.path`.
+
+>>> design = load_design("models/step8.py")           # doctest: +SKIP
+>>> design.name, design.input_shape                   # doctest: +SKIP
+('models/step8.py:Net', (1, 28, 28))
+
+torch is imported only when a target is loaded, so that `rfcalc --help` does not wait for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib
+import inspect
+import operator
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from rfcalc.errors import DesignError, InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Shape = tuple[int, ...]
+InputShape = Shape | tuple[Shape, ...] | dict[str, Shape]
+
+
+@dataclass(frozen=True)
+class Design:
+    """One network, found but not yet built. `source` is an instance or a callable that needs no arguments."""
+
+    target: str
+    name: str
+    path: Path | None
+    input_shape: InputShape | None
+    recipe: dict[str, Any] | None
+    line: int | None
+    source: Any = field(repr=False, compare=False)
+    submodule: str = ""
+
+    def build(self) -> nn.Module:
+        """The network without storage and without initialisation; the random state is left as it was.
+
+        A constructor that needs the values of its weights is run plainly instead.
+        Raises DesignError as `build_real` does.
+        """
+        from torch import nn
+
+        from rfcalc.blueprint import blueprint, emptied
+
+        with self._importable():
+            try:
+                built = emptied(self.source) if isinstance(self.source, nn.Module) else blueprint(self.source)
+            except (Exception, SystemExit):
+                # Either the constructor reads values, or it is broken: the plain run tells which.
+                return self.build_real()
+        return self._part(built)
+
+    def build_real(self) -> nn.Module:
+        """The network as its author builds it, with its own initialisation.
+
+        Raises DesignError when the constructor raises, makes no nn.Module, or has no such submodule.
+        """
+        import copy
+
+        from torch import nn
+
+        from rfcalc.blueprint import initialisation_warnings_hidden
+
+        with self._importable(), initialisation_warnings_hidden():
+            try:
+                built = copy.deepcopy(self.source) if isinstance(self.source, nn.Module) else self.source()
+            except (Exception, SystemExit) as error:
+                whole = self._whole
+                place = _place(error, self.path, whole.rpartition(":")[0], whole)
+                raise DesignError(f"{place}: building {whole} raised {one_line(error)}") from error
+        return self._part(built)
+
+    def _part(self, built: Any) -> nn.Module:
+        """The module that the target names: the whole or the submodule after `#`."""
+        from torch import nn
+
+        whole = self._whole
+        if not isinstance(built, nn.Module):
+            raise DesignError(f"{whole}: returned {_kind(built)}; expected an nn.Module")
+        if not self.submodule:
+            return built
+        parts = dict(built.named_modules(remove_duplicate=False))
+        if self.submodule not in parts:
+            hint = _nearest(self.submodule, [name for name in parts if name])
+            raise DesignError(f"{whole}: has no submodule {self.submodule!r}; {hint}")
+        return parts[self.submodule]
+
+    @property
+    def _whole(self) -> str:
+        """The name without `#sub.module`."""
+        return self.name.removesuffix(f"#{self.submodule}")
+
+    @contextmanager
+    def _importable(self) -> Iterator[None]:
+        """Let a constructor import its file's siblings, as the file itself could."""
+        with _siblings(self.path.parent) if self.path else _on_path(Path.cwd()):
+            yield
+
+
+def load_design(target: str, input_shape: InputShape | None = None) -> Design:
+    """Find the network that `target` names; `input_shape` wins over the file's INPUT_SHAPE.
+
+    Raises DesignError for a target that names no network or several, InputError for a malformed shape.
+    """
+    shape = None if input_shape is None else checked_shape(input_shape, f"input shape of {target}")
+    base, submodule = _split_submodule(target)
+    place, name = _split_name(base)
+    if _is_file_target(place):
+        return _from_file(target, place, name, submodule, shape)
+    return _from_module(target, place, name, submodule, shape)
+
+
+# --- targets -------------------------------------------------------------------------------------------------
+
+
+def _split_submodule(target: str) -> tuple[str, str]:
+    base, mark, submodule = target.rpartition("#")
+    if not mark or Path(target).expanduser().exists():
+        return target, ""
+    if not submodule:
+        raise DesignError(f"{target}: nothing after '#'; expected a submodule's path, as in {base}#layer1.0")
+    return base, submodule
+
+
+def _split_name(base: str) -> tuple[str, str]:
+    place, colon, name = base.rpartition(":")
+    if not colon or Path(base).expanduser().exists():
+        return base, ""
+    if not name or not place:
+        raise DesignError(f"{base}: expected file.py:Name or package.module:callable")
+    return place, name
+
+
+def _is_file_target(place: str) -> bool:
+    return place.endswith(".py") or "/" in place or "\\" in place or place in (".", "..", "~") or Path(place).exists()
+
+
+def _from_file(target: str, place: str, name: str, submodule: str, shape: InputShape | None) -> Design:
+    path = Path(place).expanduser().resolve()
+    tree = _parsed(path, place)
+    with _siblings(path.parent):
+        module = _executed(tree, path, place)
+    if name:
+        source = _attribute(module, name, place)
+        _require_buildable(source, f"{place}:{name}")
+    else:
+        name, source = _only_design(module, place)
+    if shape is None and hasattr(module, "INPUT_SHAPE") and not submodule:
+        shape = checked_shape(module.INPUT_SHAPE, f"{place}: INPUT_SHAPE")
+    recipe = getattr(module, "RECIPE", None)
+    if recipe is not None and not isinstance(recipe, dict):
+        raise DesignError(f"{place}: RECIPE is {_kind(recipe)}; expected a dict")
+    full = f"{place}:{name}" + (f"#{submodule}" if submodule else "")
+    return Design(target, full, path, shape, recipe, _line_of(tree, name), source, submodule)
+
+
+def _from_module(target: str, place: str, name: str, submodule: str, shape: InputShape | None) -> Design:
+    if not name:
+        raise DesignError(
+            f"{target}: neither a file nor package.module:callable; expected e.g. models/step8.py "
+            "or torchvision.models:resnet18"
+        )
+    with _on_path(Path.cwd()):
+        module = _imported(place)
+    source = _attribute(module, name, place)
+    _require_buildable(source, f"{place}:{name}")
+    full = f"{place}:{name}" + (f"#{submodule}" if submodule else "")
+    return Design(target, full, None, shape, None, None, _untrained(source), submodule)
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def _parsed(path: Path, place: str) -> ast.Module:
+    if path.is_dir():
+        files = [str(Path(place) / file.name) for file in sorted(path.glob("*.py"))[:3]]
+        raise DesignError(f"{place}: a folder; expected a Python file" + (f", e.g. {files[0]}" if files else ""))
+    if not path.exists():
+        known = [str(Path(place).parent / file.name) for file in path.parent.glob("*.py")]
+        near = difflib.get_close_matches(str(Path(place)), known, n=1)
+        raise DesignError(
+            f"{place}: no such file" + (f"; did you mean {near[0]}?" if near else "; expected a Python file")
+        )
+    if path.suffix != ".py":
+        raise DesignError(f"{place}: not a Python file; expected a name that ends in .py")
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DesignError(f"{place}: cannot be read: {error.strerror}") from error
+    except SyntaxError as error:
+        where = f"{place}:{error.lineno}" if error.lineno else place
+        raise DesignError(f"{where}: not valid Python: {error.msg}") from error
+    except ValueError as error:
+        raise DesignError(f"{place}: not a Python file: {one_line(error)}") from error
+
+
+_numbers = count()
+
+
+def _executed(tree: ast.Module, path: Path, place: str) -> ModuleType:
+    """The file as a module of its own. It stays in sys.modules: dataclasses and pickle look their classes up there."""
+    module = ModuleType(f"_rfcalc_design_{next(_numbers)}_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(tree, str(path), "exec", dont_inherit=True), module.__dict__)
+    except (Exception, SystemExit) as error:
+        del sys.modules[module.__name__]
+        raise DesignError(f"{_place(error, path, place, place)}: raised at import: {one_line(error)}") from error
+    return module
+
+
+def _only_design(module: ModuleType, place: str) -> tuple[str, Any]:
+    """The file's one network: `model` when there is one, else the one class that builds without arguments."""
+    from torch import nn
+
+    model = getattr(module, "model", None)
+    if isinstance(model, nn.Module) or callable(model):
+        _require_buildable(model, f"{place}:model")
+        return "model", model
+    classes = {
+        kind: name
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == module.__name__
+    }
+    ready = {name: kind for kind, name in classes.items() if not _required(kind)}
+    # A leading underscore says "a helper of this file", unless there is nothing else.
+    ready = {name: kind for name, kind in ready.items() if not name.startswith("_")} or ready
+    if len(ready) > 1:
+        raise DesignError(f"{place}: {len(ready)} designs; name one: " + ", ".join(f"{place}:{n}" for n in ready))
+    if not ready and classes:
+        needs = "; ".join(f"{name} needs {_listed(_required(kind))}" for kind, name in classes.items())
+        raise DesignError(f"{place}: no design that builds without arguments: {needs}; give defaults or define model")
+    if not ready:
+        raise DesignError(f"{place}: no design; expected one nn.Module class that needs no arguments, or model = ...")
+    return next(iter(ready.items()))
+
+
+def _line_of(tree: ast.Module, name: str) -> int | None:
+    """Line of the top-level statement that binds `name` (its first part, for a dotted name)."""
+    wanted = name.partition(".")[0]
+    for statement in tree.body:
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == wanted:
+            return statement.lineno
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if any(isinstance(item, ast.Name) and item.id == wanted for item in targets):
+            return statement.lineno
+    return None
+
+
+# --- modules -------------------------------------------------------------------------------------------------
+
+
+def _imported(place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if place == missing or place.startswith(f"{missing}."):
+            raise DesignError(
+                f"{place}: no module named {missing!r}; expected a module that is installed or in this folder"
+            ) from error
+        raise DesignError(f"{place}: raised at import: {one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise DesignError(f"{place}: raised at import: {one_line(error)}") from error
+
+
+def _untrained(source: Any) -> Any:
+    """The callable as it stands, save that torchvision's is told to download no backbone: analysis needs none."""
+    if not getattr(source, "__module__", "").startswith("torchvision.") or isinstance(source, type):
+        return source
+    names = inspect.signature(source).parameters
+    return functools.partial(source, **{name: None for name in ("weights", "weights_backbone") if name in names})
+
+
+# --- things both need ----------------------------------------------------------------------------------------
+
+
+def _attribute(module: ModuleType, name: str, place: str) -> Any:
+    value: Any = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            hint = _nearest(part, [known for known in dir(value) if not known.startswith("_")])
+            raise DesignError(f"{place}: has no {part!r}; {hint}")
+        value = getattr(value, part)
+    return value
+
+
+def _require_buildable(source: Any, name: str) -> None:
+    """Raises DesignError unless `source` is an nn.Module or can be called without arguments."""
+    from torch import nn
+
+    if isinstance(source, nn.Module):
+        return
+    if isinstance(source, type) and not issubclass(source, nn.Module):
+        raise DesignError(f"{name}: a class that is no nn.Module; expected an nn.Module class, instance or function")
+    if not callable(source):
+        raise DesignError(f"{name}: {_kind(source)}; expected an nn.Module class, instance or function")
+    required = _required(source)
+    if required:
+        raise DesignError(
+            f"{name}: needs {_listed(required)}; expected none: give them defaults, or define model = ..."
+        )
+
+
+def _required(source: Callable[..., Any]) -> list[str]:
+    """Names of the arguments one cannot leave out."""
+    try:
+        parameters = inspect.signature(source).parameters.values()
+    except ValueError:  # a builtin that does not tell; calling it will
+        return []
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in optional]
+
+
+def _listed(required: list[str]) -> str:
+    return f"{'argument' if len(required) == 1 else 'arguments'} {', '.join(required)}"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, ModuleType):
+        return f"the module {value.__name__}"
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _nearest(wanted: str, known: Iterable[str]) -> str:
+    """'did you mean ...?' or the first few names there are."""
+    names = list(known)
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"it has {shown}" if shown else "it has none"
+
+
+def one_line(error: BaseException) -> str:
+    """The exception's type and the first line of what it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _place(error: BaseException, path: Path | None, file: str, default: str) -> str:
+    """`file.py:12`: the deepest line of the design's own file that the exception came through, if any."""
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    return f"{file}:{lines[-1]}" if lines else default
+
+
+# --- imports of neighbours -----------------------------------------------------------------------------------
+
+_neighbours: dict[Path, dict[str, ModuleType]] = {}
+
+
+@contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if entry in sys.path:
+            sys.path.remove(entry)
+
+
+@contextmanager
+def _siblings(folder: Path) -> Iterator[None]:
+    """Let the files of `folder` import each other, and keep their modules apart from everybody else's: two
+    repositories may each have a `blocks.py`."""
+    known = _neighbours.setdefault(folder, {})
+    covered = {name: sys.modules[name] for name in known if name in sys.modules}
+    before = set(sys.modules).difference(known)
+    sys.modules.update(known)
+    try:
+        with _on_path(folder):
+            yield
+    finally:
+        for name in set(sys.modules) - before:
+            if _lies_in(folder, name):
+                known[name] = sys.modules.pop(name)
+        sys.modules.update(covered)
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    """Whether the module was found by looking in `folder`."""
+    file = getattr(sys.modules[name], "__file__", None)
+    stem = str(folder.joinpath(*name.split(".")))
+    return file in (f"{stem}.py", str(Path(stem, "__init__.py")))
+
+
+# --- shapes --------------------------------------------------------------------------------------------------
+
+_EXAMPLES = "1x28x28, or 3x64x64,3x64x64 for two inputs, or image=3x64x64,tokens=10 by name"
+
+
+def parse_shape(text: str) -> InputShape:
+    """The value of `--input`.
+
+    >>> parse_shape("1x28x28")
+    (1, 28, 28)
+    >>> parse_shape("3x64x64,3x64x64")
+    ((3, 64, 64), (3, 64, 64))
+    >>> parse_shape("x=3x64x64,y=10")
+    {'x': (3, 64, 64), 'y': (10,)}
+
+    Raises InputError for anything else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    named = [part.partition("=") for part in parts]
+    if not any(mark for _, mark, _ in named):
+        shapes = tuple(_parse_one(part, text) for part in parts)
+        return shapes[0] if len(shapes) == 1 else shapes
+    names = [name.strip() for name, _, _ in named]
+    if not all(mark for _, mark, _ in named) or not all(name.isidentifier() for name in names):
+        raise InputError(f"--input {text!r}: expected a name before every shape or before none, as in {_EXAMPLES}")
+    if len(set(names)) < len(names):
+        raise InputError(f"--input {text!r}: an input is named twice; expected each name once")
+    return {name: _parse_one(value, text) for name, (_, _, value) in zip(names, named, strict=True)}
+
+
+def _parse_one(part: str, text: str) -> Shape:
+    lengths = [length.strip() for length in part.lower().replace("×", "x").split("x")]
+    # Nine digits hold any real length, and int() need not meet a number of ten thousand.
+    if not all(length.isascii() and length.isdigit() and len(length) < 10 and int(length) > 0 for length in lengths):
+        raise InputError(f"--input {text!r}: expected whole numbers above 0 joined by x, as in {_EXAMPLES}")
+    return tuple(int(length) for length in lengths)
+
+
+def checked_shape(value: Any, place: str) -> InputShape:
+    """A shape, a sequence of shapes or a dict of shapes, as plain tuples of ints.
+
+    Raises InputError that names `place`.
+    """
+    if isinstance(value, dict):
+        if value and all(isinstance(name, str) for name in value):
+            return {name: _checked_one(shape, value, place) for name, shape in value.items()}
+    elif isinstance(value, list | tuple) and value:
+        if any(isinstance(item, list | tuple) for item in value):
+            return tuple(_checked_one(shape, value, place) for shape in value)
+        return _checked_one(value, value, place)
+    raise _malformed(value, place)
+
+
+def _checked_one(shape: Any, whole: Any, place: str) -> Shape:
+    if not isinstance(shape, list | tuple) or not shape:
+        raise _malformed(whole, place)
+    if any(isinstance(length, bool) or not hasattr(length, "__index__") for length in shape):
+        raise _malformed(whole, place)
+    lengths = tuple(operator.index(length) for length in shape)
+    if min(lengths) < 1:
+        raise _malformed(whole, place)
+    return lengths
+
+
+def _malformed(value: Any, place: str) -> InputError:
+    shown = " ".join(repr(value).split())
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return InputError(f"{place} is {shown}; expected whole numbers above 0 without the batch, as in (1, 28, 28)")

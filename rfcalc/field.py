@@ -1,0 +1,784 @@
+"""The domain: which input interval each position of a tensor depends on. Pure integer arithmetic, no torch.
+
+For one input axis (the H of an image, say) a tensor carries an `AxisField`: the hull of a few `Part`s. A part holds
+four rows of integers, `lo, -hi, ulo, -uhi`, along only those tensor dims where they vary. With the upper bounds
+negated the hull of two fields is one `np.minimum`, and an empty dependence is the neutral element `EMPTY`. Every
+operation here is linear in that min-algebra, so it may be applied part by part.
+
+- `lo, hi` are exact: padding contributes nothing. `ulo, uhi` are unclipped: padding continues the grid.
+- A part is *local* unless it is global context (see `join` and `normalise`); the local field is the hull of those.
+- A part with a `span` exists only at `start <= index < stop` of one tensor dim (an operand of a concatenation).
+
+Sources: Araujo, Norris, Sim, "Computing receptive fields of convolutional neural networks", Distill 2019;
+Dumoulin and Visin, "A guide to convolution arithmetic", 2016.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bounds = NDArray[Any]
+Index = NDArray[np.int64]
+Shape = tuple[int, ...]
+
+EMPTY = 1 << 40  # larger than any input; min-neutral
+_ONE = Fraction(1)
+_MAX_PARTS = 48  # beyond this, spans are written out as one array
+_MAX_CELLS = 1 << 25  # larger arrays are not built; the hull is taken and the field marked
+
+
+class Span(NamedTuple):
+    """The stretch of one tensor dim on which a part exists."""
+
+    dim: int
+    start: int
+    stop: int
+
+
+class Part(NamedTuple):
+    """Bounds of shape `(rows, *sizes)`; the k-th size runs along tensor dim `dims[k]` (ascending)."""
+
+    bounds: Bounds
+    dims: tuple[int, ...]
+    local: bool = True
+    span: Span | None = None
+
+
+class AxisField:
+    """The dependence of one tensor on one input axis.
+
+    `jump` is the nominal effective stride. `aligned`: all paths so far agreed on jump and centre. `mixed`: some
+    operation brought in global context (attention, statistics, a pooled gate, an unknown op). `cut`: too large to track.
+    """
+
+    __slots__ = ("aligned", "cut", "jump", "mixed", "parts")
+
+    def __init__(
+        self,
+        parts: tuple[Part, ...],
+        jump: Fraction = _ONE,
+        aligned: bool = True,
+        mixed: bool = False,
+        cut: bool = False,
+    ) -> None:
+        self.parts, self.jump, self.aligned, self.mixed, self.cut = parts, jump, aligned, mixed, cut
+
+    def with_parts(self, parts: Sequence[Part], jump: Fraction | None = None) -> AxisField:
+        cut = self.cut or any(p is _CUT for p in parts)
+        return AxisField(merge(parts), self.jump if jump is None else jump, self.aligned, self.mixed, cut)
+
+    def as_mixed(self) -> AxisField:
+        return self if self.mixed else AxisField(self.parts, self.jump, self.aligned, True, self.cut)
+
+    def varies(self) -> bool:
+        """Whether the local field differs between positions along some dim."""
+        return any(p.local and p.bounds.size > p.bounds.shape[0] for p in self.parts)
+
+
+class Mask(NamedTuple):
+    """Positions known to be -inf (before a softmax) or 0 (after it): what the next contraction skips."""
+
+    part: Part  # one boolean row
+    zero: bool
+
+
+class Field:
+    """The dependence of one tensor on every input axis, and the names of approximations it inherits."""
+
+    __slots__ = ("approx", "axes", "mask")
+
+    def __init__(
+        self, axes: tuple[AxisField, ...], approx: frozenset[str] = frozenset(), mask: Mask | None = None
+    ) -> None:
+        self.axes, self.approx, self.mask = axes, approx, mask
+
+    def map(self, move: Callable[[Part], Part], jump: Callable[[Fraction], Fraction] | None = None) -> Field:
+        """Apply one movement to every part and to the mask."""
+        axes = tuple(
+            a.with_parts([move(p) for p in a.parts], jump(a.jump) if jump else None) if a.parts else a
+            for a in self.axes
+        )
+        mask = self.mask and Mask(move(self.mask.part), self.mask.zero)
+        return Field(axes, self.approx, mask)
+
+    def each(self, change: Callable[[AxisField], AxisField]) -> Field:
+        """Apply a change to every axis; the mask is lost."""
+        return Field(tuple(change(a) for a in self.axes), self.approx)
+
+    def unmasked(self) -> Field:
+        return self if self.mask is None else Field(self.axes, self.approx)
+
+
+_CUT = Part(np.full((4,), EMPTY, np.int64), ())  # stands in the list of parts: "this was too large to track"
+
+# Results by identity of their operands: H and W of a square map share their arrays, so work is done once for both.
+# The operands are kept alive beside the result, so an id cannot be reused. Cleared after each trace.
+_memo: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+
+
+def forget() -> None:
+    """Drop the shared intermediate results (called when a trace ends)."""
+    _memo.clear()
+
+
+# ---------------------------------------------------------------------------------------------- building blocks
+
+
+@lru_cache(maxsize=256)
+def _ramp(n: int) -> Bounds:
+    i = np.arange(n, dtype=np.int64)
+    return np.stack([i, -i, i, -i])
+
+
+def identity(n: int, dim: int) -> AxisField:
+    """The input itself: position i depends on pixel i.
+
+    >>> axis_range(identity(3, 0).parts)
+    (1, 1)
+    """
+    return AxisField((Part(_ramp(n), (dim,)),))
+
+
+NOTHING = AxisField(())
+
+
+def merge(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Hull of parts of the same layout; parts of different layouts stay apart."""
+    if len(parts) == 1:
+        return tuple(p for p in parts if p is not _CUT)
+    found: dict[tuple[Any, ...], Part] = {}
+    for p in parts:
+        if p is _CUT:
+            continue
+        key = (p.dims, p.local, p.span, p.bounds.shape)
+        other = found.get(key)
+        found[key] = p if other is None else p._replace(bounds=_minimum(other.bounds, p.bounds))
+    return tuple(found.values())
+
+
+def _minimum(a: Bounds, b: Bounds) -> Bounds:
+    if a is b:
+        return a
+    key = ("min", id(a), id(b))
+    hit = _memo.get(key)
+    if hit is None:
+        hit = _memo[key] = (np.minimum(a, b), a, b)
+    result: Bounds = hit[0]
+    return result
+
+
+def _axis(part: Part, dim: int) -> int:
+    return part.dims.index(dim) + 1
+
+
+def expand_span(part: Part, size: int) -> Part:
+    """Write the span out: an array along its dim, empty outside."""
+    span = part.span
+    if span is None:
+        return part
+    inner = part if span.dim in part.dims else spread(part, span.dim, span.stop - span.start)
+    ax = _axis(inner, span.dim)
+    shape = list(inner.bounds.shape)
+    shape[ax] = size
+    if math.prod(shape) > _MAX_CELLS:
+        return _CUT
+    out = np.full(shape, _neutral(inner.bounds), inner.bounds.dtype)
+    out[(slice(None),) * ax + (slice(span.start, span.stop),)] = inner.bounds
+    return Part(out, inner.dims, inner.local)
+
+
+def _neutral(bounds: Bounds) -> Any:
+    return EMPTY if bounds.dtype != np.bool_ else False
+
+
+def spread(part: Part, dim: int, size: int) -> Part:
+    """Repeat a part along a dim where it does not vary yet."""
+    if dim in part.dims:
+        return part
+    dims = tuple(sorted((*part.dims, dim)))
+    ax = dims.index(dim) + 1
+    if part.bounds.size * size > _MAX_CELLS:
+        return _CUT
+    return part._replace(bounds=np.repeat(np.expand_dims(part.bounds, ax), size, ax), dims=dims)
+
+
+def settle(part: Part, dims: Sequence[int]) -> Part:
+    """Drop those dims along which the bounds turn out not to vary, so that they cost nothing further on."""
+    for dim in dims:
+        if dim in part.dims:
+            ax = _axis(part, dim)
+            b = part.bounds
+            first = b.take([0], ax)
+            if b.shape[ax] > 1 and (b == first).all():
+                part = part._replace(bounds=first.squeeze(ax), dims=tuple(d for d in part.dims if d != dim))
+    return part
+
+
+def _extend(b: Bounds, ax: int, left: int, right: int, jump: Fraction) -> Bounds:
+    """Continue the grid beyond both ends: nothing in the exact rows, the nominal jump in the unclipped ones.
+
+    With jump a/b the pattern repeats every b positions, a pixels further (the phases of an up-sampled map).
+    """
+    n = b.shape[ax]
+    period, step = jump.denominator, jump.numerator
+    if period > n:  # shorter than one period: round outwards
+        before, after = np.arange(left, 0, -1), np.arange(1, right + 1)
+        outer = np.concatenate([np.zeros(left, np.int64), np.arange(n), np.full(right, n - 1)])
+        up = [-(-int(i) * step // period) for i in (*before, *after)]
+        down = [int(i) * step // period for i in (*before, *after)]
+        low = np.array([-v for v in up[:left]] + [0] * n + down[left:], np.int64)
+        high = np.array([-v for v in down[:left]] + [0] * n + up[left:], np.int64)
+    else:
+        at = np.arange(-left, n + right)
+        turns = np.where(at < 0, at // period, np.where(at >= n, -((n - 1 - at) // period), 0))
+        outer = at - turns * period
+        low = high = turns * step
+    out = b.take(outer, ax)
+    shift = [1] * (b.ndim - 1)
+    shift[ax - 1] = -1
+    out[2] += low.reshape(shift)
+    out[3] -= high.reshape(shift)
+    front = (slice(0, 2),) + (slice(None),) * (ax - 1)
+    out[(*front, slice(0, left))] = EMPTY
+    if right:
+        out[(*front, slice(n + left, None))] = EMPTY
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ windows, taps
+
+
+def window_length(n: int, k: int, s: int, before: int, after: int, d: int, ceil: bool = False) -> int:
+    """Output length of a window op. A ceil-mode window must start inside the input or its left padding.
+
+    >>> window_length(28, 3, 1, 0, 0, 1), window_length(5, 2, 2, 0, 0, 1, ceil=True)
+    (26, 3)
+    """
+    free = n + before + after - d * (k - 1) - 1
+    if not ceil:
+        return free // s + 1
+    out = -(-free // s) + 1
+    return out - 1 if (out - 1) * s >= n + before else out
+
+
+@lru_cache(maxsize=1024)
+def _window_hits(n: int, k: int, s: int, before: int, d: int, n_out: int) -> NDArray[np.bool_] | None:
+    """Which outputs see at least one real input position; None when all do (the usual case)."""
+    if before < (k - 1) * d + 1 and d == 1 and (n_out - 1) * s - before < n:
+        return None
+    at = np.arange(n_out)[:, None] * s - before + np.arange(k)[None, :] * d
+    hits: NDArray[np.bool_] = ((at >= 0) & (at < n)).any(1)
+    return None if hits.all() else hits
+
+
+def window_part(part: Part, dim: int, n: int, n_out: int, k: int, s: int, before: int, d: int, jump: Fraction) -> Part:
+    """Output o sees input positions `o*s - before + t*d` for t in 0..k-1."""
+    if part.span is not None and part.span.dim == dim:
+        part = expand_span(part, n)
+    if dim not in part.dims:
+        hits = _window_hits(n, k, s, before, d, n_out)
+        return part if hits is None else _blank(spread(part, dim, n_out), dim, ~hits)
+    if k == 1 and s == 1 and before == 0 and n_out == n:
+        return part
+    b = part.bounds
+    ax = _axis(part, dim)
+    key = ("window", id(b), ax, n_out, k, s, before, d, jump)
+    hit = _memo.get(key)
+    if hit is None:
+        hit = _memo[key] = (_window(b, ax, n_out, k, s, before, d, jump), b)
+    out = part._replace(bounds=hit[0])
+    first, last = hit[0].take(0, ax), hit[0].take(-1, ax)
+    return settle(out, (dim,)) if n_out > 1 and (first == last).all() else out
+
+
+def _window(b: Bounds, ax: int, n_out: int, k: int, s: int, before: int, d: int, jump: Fraction) -> Bounds:
+    n = b.shape[ax]
+    reach = (n_out - 1) * s + (k - 1) * d - before + 1
+    ext = _extend(b, ax, max(before, 0), max(reach - n, 0), jump) if before > 0 or reach > n else b
+    lead = (slice(None),) * ax
+    stop = (n_out - 1) * s + 1
+    base = -min(before, 0)
+    out = ext[(*lead, slice(base, base + stop, s))]
+    if k > 12:
+        taps = [ext[(*lead, slice(base + t * d, base + t * d + stop, s))] for t in range(k)]
+        result: Bounds = np.min(taps, 0)
+        return result
+    for t in range(1, k):
+        start = base + t * d
+        out = np.minimum(out, ext[(*lead, slice(start, start + stop, s))])
+    return out
+
+
+def _blank(part: Part, dim: int, where: NDArray[np.bool_]) -> Part:
+    """Empty the exact rows at some positions of a dim."""
+    if part is _CUT:
+        return part
+    out = part.bounds.copy()
+    out[(slice(0, 2),) + (slice(None),) * (_axis(part, dim) - 1) + (where,)] = EMPTY
+    return part._replace(bounds=out)
+
+
+class Taps(NamedTuple):
+    """Which input positions each output sees: `(n_out, k)` index tables; a negative exact index is no tap.
+
+    `free` is the same before clamping or clipping to the input and may lie outside `0..n-1`; its holes are `HOLE`.
+    """
+
+    exact: Index
+    free: Index
+
+
+HOLE = -(1 << 30)
+
+
+def taps_part(part: Part, dim: int, n: int, taps: Taps, jump: Fraction) -> Part:
+    """General selection along one dim, from index tables (resampling, transposed windows, adaptive pooling)."""
+    if part.span is not None and part.span.dim == dim:
+        part = expand_span(part, n)
+    if dim not in part.dims:
+        hits = (taps.exact >= 0).any(1)
+        return part if hits.all() else _blank(spread(part, dim, len(hits)), dim, ~hits)
+    b = part.bounds
+    ax = _axis(part, dim)
+    key = ("taps", id(b), ax, id(taps.exact), id(taps.free), jump)
+    hit = _memo.get(key)
+    if hit is None:
+        hit = _memo[key] = (_select(b, ax, taps, jump), b, taps)
+    return settle(part._replace(bounds=hit[0]), (dim,)) if hit[0].shape[ax] > 1 else part._replace(bounds=hit[0])
+
+
+def _select(b: Bounds, ax: int, taps: Taps, jump: Fraction) -> Bounds:
+    n = b.shape[ax]
+    free = taps.free
+    real = free[free != HOLE]
+    left, right = (max(0, -int(real.min())), max(0, int(real.max()) - n + 1)) if real.size else (0, 0)
+    ext = np.moveaxis(_extend(b, ax, left, right, jump) if left or right else b, ax, -1)
+    rows = np.moveaxis(b, ax, -1)
+    exact = np.where(taps.exact >= 0, rows[:2][..., np.clip(taps.exact, 0, n - 1)], EMPTY).min(-1)
+    loose = np.where(free != HOLE, ext[2:][..., np.where(free != HOLE, free + left, 0)], EMPTY).min(-1)
+    return np.ascontiguousarray(np.moveaxis(np.concatenate([exact, loose]), -1, ax))
+
+
+@lru_cache(maxsize=1024)
+def transposed_taps(n: int, n_out: int, k: int, s: int, before: int, d: int) -> Taps:
+    """Transposed window: input i reaches outputs `i*s - before + t*d` (Dumoulin and Visin 2016, section 4)."""
+    at = np.arange(n_out)[:, None] + before - np.arange(k)[None, :] * d
+    source, rest = np.divmod(at, s)
+    free = np.where(rest == 0, source, HOLE)
+    return Taps(np.where((free >= 0) & (free < n), free, -1), free)
+
+
+# ------------------------------------------------------------------------------------------------ moving around
+
+
+def take_part(part: Part, dim: int, n: int, index: Index) -> Part:
+    """Pick positions along a dim (slice, flip, roll, index_select)."""
+    span = part.span
+    if span is not None and span.dim == dim:
+        inside = np.flatnonzero((index >= span.start) & (index < span.stop))
+        if dim not in part.dims and inside.size and inside[-1] - inside[0] + 1 == inside.size:
+            whole = inside.size == len(index)
+            return part._replace(span=None if whole else Span(dim, int(inside[0]), int(inside[-1]) + 1))
+        if not inside.size:
+            return Part(np.full(part.bounds.shape[0], _neutral(part.bounds), part.bounds.dtype), (), part.local)
+        part = expand_span(part, n)
+    if dim not in part.dims:
+        return part
+    return part._replace(bounds=part.bounds.take(index, _axis(part, dim)))
+
+
+def pad_part(part: Part, dim: int, n: int, before: int, after: int, mode: str, jump: Fraction) -> Part:
+    """Pad (or crop, where negative) one dim; `mode` is torch's: constant, reflect, replicate, circular."""
+    at = np.arange(-before, n + after)
+    if part.bounds.dtype == np.bool_:  # a mask: padding is an ordinary constant
+        grown = spread(expand_span(part, n), dim, n)
+        return grown._replace(
+            bounds=np.where(
+                _along((at >= 0) & (at < n), grown.bounds.ndim, _axis(grown, dim)),
+                grown.bounds.take(np.clip(at, 0, n - 1), _axis(grown, dim)),
+                False,
+            )
+        )
+    if part.span is not None and part.span.dim == dim:
+        part = expand_span(part, n)
+    outside = (at < 0) | (at >= n)
+    if dim not in part.dims:
+        if mode != "constant" or not outside.any():
+            return part
+        return _blank(spread(part, dim, len(at)), dim, outside)
+    ax = _axis(part, dim)
+    ext = _extend(part.bounds, ax, max(before, 0), max(after, 0), jump) if before > 0 or after > 0 else part.bounds
+    start = max(-before, 0)
+    out = ext[(slice(None),) * ax + (slice(start, start + len(at)),)]
+    if mode != "constant" and outside.any():
+        exact = part.bounds[:2].take(_wrapped(at, n, mode), ax)
+        out = np.concatenate([exact, out[2:]])
+    return part._replace(bounds=out)
+
+
+def _along(v: NDArray[Any], ndim: int, ax: int) -> NDArray[Any]:
+    return v.reshape([-1 if i == ax else 1 for i in range(ndim)])
+
+
+def _wrapped(at: Index, n: int, mode: str) -> Index:
+    """The input position a padded position copies."""
+    if mode == "circular":
+        return at % n
+    if mode == "replicate":
+        return np.clip(at, 0, n - 1)
+    if n == 1:
+        return np.zeros_like(at)
+    folded = np.abs(at) % (2 * n - 2)
+    return np.where(folded >= n, 2 * n - 2 - folded, folded)
+
+
+def permute_part(part: Part, order: Sequence[int]) -> Part:
+    """New dim i is old dim `order[i]`."""
+    where = {old: new for new, old in enumerate(order)}
+    moved = [where[d] for d in part.dims]
+    rank = sorted(range(len(moved)), key=moved.__getitem__)
+    b = part.bounds if rank == list(range(len(moved))) else part.bounds.transpose(0, *(r + 1 for r in rank))
+    span = part.span and part.span._replace(dim=where[part.span.dim])
+    return Part(b, tuple(sorted(moved)), part.local, span)
+
+
+def renumber_part(part: Part, where: dict[int, int]) -> Part:
+    """Rename dims in ascending order; a dim that is missing has size 1 and is dropped."""
+    gone = [i + 1 for i, d in enumerate(part.dims) if d not in where]
+    b = part.bounds.squeeze(tuple(gone)) if gone else part.bounds
+    span = part.span
+    if span is not None:
+        span = span._replace(dim=where[span.dim]) if span.dim in where else None
+    return Part(b, tuple(where[d] for d in part.dims if d in where), part.local, span)
+
+
+@lru_cache(maxsize=4096)
+def _reshape_plan(old: Shape, new: Shape) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Groups of old dims and of new dims with equal products; dims of size 1 belong to no group."""
+    a = [i for i, n in enumerate(old) if n != 1]
+    b = [i for i, n in enumerate(new) if n != 1]
+    plan = []
+    i = j = 0
+    while i < len(a) and j < len(b):
+        ei, ej = i + 1, j + 1
+        left, right = old[a[i]], new[b[j]]
+        while left != right:
+            if left < right:
+                left, ei = left * old[a[ei]], ei + 1
+            else:
+                right, ej = right * new[b[ej]], ej + 1
+        plan.append((tuple(a[i:ei]), tuple(b[j:ej])))
+        i, j = ei, ej
+    return plan
+
+
+def reshape_part(part: Part, old: Shape, new: Shape) -> Part:
+    """Move bounds through a reshape. Dims that stay whole only change their number; the rest is written out."""
+    plan = _reshape_plan(old, new)
+    if part.span is not None and not any(src == (part.span.dim,) and len(dst) == 1 for src, dst in plan):
+        part = expand_span(part, old[part.span.dim])
+        if part is _CUT:
+            return part
+    span = part.span
+    size, full, target, dims, fresh = [part.bounds.shape[0]], [part.bounds.shape[0]], [part.bounds.shape[0]], [], []
+    for src, dst in plan:
+        if span is not None and src == (span.dim,):
+            span = span._replace(dim=dst[0])
+        if not any(d in part.dims for d in src):
+            continue
+        size += [old[d] if d in part.dims else 1 for d in src]
+        full += [old[d] for d in src]
+        target += [new[d] for d in dst]
+        dims += list(dst)
+        if len(src) > 1 or len(dst) > 1:
+            fresh += list(dst)
+    if not fresh:
+        return Part(part.bounds.reshape(target), tuple(dims), part.local, span)
+    if math.prod(full) > _MAX_CELLS:
+        return _CUT
+    b = np.broadcast_to(part.bounds.reshape(size), full).reshape(target)
+    return settle(Part(b, tuple(dims), part.local, span), fresh)
+
+
+def broadcast_part(part: Part, old: Shape, new: Shape) -> Part:
+    """Right-align `old` with `new`; a dim of size 1 that grows no longer carries the field."""
+    shift = len(new) - len(old)
+    if not shift and old == new:
+        return part
+    where = {d: d + shift for d in range(len(old)) if old[d] == new[d + shift]}
+    span = part.span
+    if span is not None and span.dim not in where:  # a dim of size 1: the span is all or nothing of it
+        part = part._replace(span=None)
+    return renumber_part(part, where)
+
+
+def reduce_part(part: Part, dims: frozenset[int]) -> Part:
+    """Hull over whole dims, which stay in the numbering (as with keepdim)."""
+    span = part.span
+    if span is not None and span.dim in dims:
+        part = part._replace(span=None)
+    hit = tuple(i + 1 for i, d in enumerate(part.dims) if d in dims)
+    if not hit:
+        return part
+    if part.bounds.dtype == np.bool_:
+        return part._replace(bounds=part.bounds.all(hit), dims=tuple(d for d in part.dims if d not in dims))
+    b = part.bounds
+    key = ("reduce", id(b), hit)
+    found = _memo.get(key)
+    if found is None:
+        found = _memo[key] = (b.min(hit), b)
+    return part._replace(bounds=found[0], dims=tuple(d for d in part.dims if d not in dims))
+
+
+def prefix_part(part: Part, dim: int, n: int) -> Part:
+    """Running hull along a dim (cumulative ops, causal attention)."""
+    if part.span is not None and part.span.dim == dim:
+        part = expand_span(part, n)
+    if dim not in part.dims:
+        return part
+    ax = _axis(part, dim)
+    return part._replace(bounds=np.minimum.accumulate(part.bounds, ax))
+
+
+def place_part(part: Part, dim: int, start: int, n: int, total: int) -> Part:
+    """An operand of a concatenation: it exists at `start <= index < start + n` of `total`."""
+    if n == total:
+        return part
+    if part.span is None and dim not in part.dims:
+        return part._replace(span=Span(dim, start, start + n))
+    if part.span is not None:
+        if part.span.dim == dim and dim not in part.dims:
+            return part._replace(span=Span(dim, part.span.start + start, part.span.stop + start))
+        part = spread(part, dim, n) if part.span.dim != dim else expand_span(part, n)
+        if part is _CUT or dim in part.dims:
+            return _CUT if part is _CUT else _place_array(part, dim, start, total)
+    return _place_array(part, dim, start, total)
+
+
+def _place_array(part: Part, dim: int, start: int, total: int) -> Part:
+    ax = _axis(part, dim)
+    shape = list(part.bounds.shape)
+    n = shape[ax]
+    shape[ax] = total
+    if math.prod(shape) > _MAX_CELLS:
+        return _CUT
+    out = np.full(shape, _neutral(part.bounds), part.bounds.dtype)
+    out[(slice(None),) * ax + (slice(start, start + n),)] = part.bounds
+    return part._replace(bounds=out)
+
+
+# ------------------------------------------------------------------------------------------- fields as a whole
+
+
+def _axes_agree(a: AxisField, b: AxisField) -> bool:
+    """Do two paths agree on jump and on the centre of every position? Compared where their layouts do."""
+    if a.jump != b.jump and a.varies() and b.varies():
+        return False
+    for p in a.parts:
+        for q in b.parts:
+            if p.local and q.local and p.dims and p.dims == q.dims and p.bounds.shape == q.bounds.shape:
+                if p.bounds is q.bounds:
+                    continue
+                key = ("centres", id(p.bounds), id(q.bounds))
+                hit = _memo.get(key)
+                if hit is None:
+                    x, y = p.bounds, q.bounds
+                    both = (x[2] < EMPTY // 2) & (y[2] < EMPTY // 2)
+                    same = bool(((x[2] - x[3] == y[2] - y[3]) | ~both).all())
+                    hit = _memo[key] = (same, x, y)
+                if not hit[0]:
+                    return False
+    return True
+
+
+def join_axes(axes: Sequence[AxisField]) -> AxisField:
+    """Hull of operands of one shape. An operand that does not vary where another does is global context."""
+    present = [a for a in axes if a.parts]
+    if not present:
+        return axes[0] if axes else NOTHING
+    first = present[0]
+    if len(present) == 1:
+        return first
+    vary = [a.varies() for a in present]
+    mixed = any(a.mixed for a in present)
+    parts: list[Part] = []
+    lead = present[vary.index(True)] if any(vary) else first
+    aligned = all(a.aligned for a in present)
+    for a, v in zip(present, vary, strict=True):
+        if any(vary) and not v:
+            parts += [p._replace(local=False) for p in a.parts]
+            mixed = True
+        else:
+            parts += a.parts
+            aligned = aligned and (a is lead or _axes_agree(lead, a))
+    return AxisField(merge(parts), lead.jump, aligned, mixed, any(a.cut for a in present))
+
+
+def join(fields: Sequence[Field]) -> Field:
+    """Hull of fields of one shape, axis by axis. Masks are lost."""
+    if len(fields) == 1:
+        return fields[0].unmasked()
+    first = fields[0]
+    if all(f is first for f in fields):
+        return first.unmasked()
+    axes = tuple(join_axes([f.axes[i] for f in fields]) for i in range(len(first.axes)))
+    return Field(axes, frozenset().union(*(f.approx for f in fields)))
+
+
+def broadcast(field: Field, old: Shape, new: Shape) -> Field:
+    return field if old == new else field.map(lambda p: broadcast_part(p, old, new))
+
+
+def reduce(field: Field, dims: Sequence[int]) -> Field:
+    """Hull over whole dims; the numbering of dims stays (keepdim)."""
+    gone = frozenset(dims)
+    return field.map(lambda p: reduce_part(p, gone))
+
+
+def drop_dims(field: Field, dims: Sequence[int], ndim: int) -> Field:
+    """Renumber after dims of size 1 (or reduced dims) were removed."""
+    gone = set(dims)
+    kept = [d for d in range(ndim) if d not in gone]
+    where = {d: i for i, d in enumerate(kept)}
+    return field.map(lambda p: renumber_part(p, where))
+
+
+def taken_reversed(field: Field, dim: int, n: int, step: Callable[[Part, int, int], Part]) -> Field:
+    """Apply a running operation from the far end of a dim."""
+    back = np.arange(n)[::-1].copy()
+
+    def turn(p: Part) -> Part:
+        return take_part(step(take_part(p, dim, n, back), dim, n), dim, n, back)
+
+    return field.each(lambda a: a.with_parts([turn(p) for p in a.parts]))
+
+
+def mix(field: Field) -> Field:
+    """Mark every axis as having taken in global context."""
+    return Field(tuple(a.as_mixed() for a in field.axes), field.approx, field.mask)
+
+
+def normalise(field: Field, dims: Sequence[int]) -> Field:
+    """x joined with statistics over `dims`; the statistics are context, left out of the local field."""
+    gone = frozenset(dims)
+
+    def change(a: AxisField) -> AxisField:
+        means = [(p, reduce_part(p, gone)) for p in a.parts]
+        extra = [q._replace(local=False) for p, q in means if q is not p]
+        if not extra:
+            return a
+        mixed = a.mixed or any(q.dims != p.dims for p, q in means)
+        return AxisField(merge([*a.parts, *extra]), a.jump, a.aligned, mixed, a.cut)
+
+    return field.each(change)
+
+
+def everything(field: Field, op: str | None = None) -> Field:
+    """Depends on all its operand depends on, at every position; `op` names an operation without a rule."""
+
+    def change(a: AxisField) -> AxisField:
+        if not a.parts:
+            return a
+        parts = [Part(p.bounds.reshape(p.bounds.shape[0], -1).min(1), (), p.local) for p in a.parts]
+        return AxisField(merge(parts), a.jump, a.aligned, True, a.cut)
+
+    return Field(tuple(change(a) for a in field.axes), field.approx | ({op} if op else frozenset()))
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def _wide(part: Part, dims: Sequence[int], shape: Shape) -> tuple[Part, tuple[int, ...]] | None:
+    """The part laid out over its own dims and `dims` together, by broadcasting; None when too large."""
+    if part.span is not None:
+        part = expand_span(part, shape[part.span.dim])
+    every = tuple(sorted({*part.dims, *dims}))
+    if math.prod(shape[d] for d in every) > _MAX_CELLS >> 3 or part is _CUT:
+        return None
+    sizes = [part.bounds.shape[1 + part.dims.index(d)] if d in part.dims else 1 for d in every]
+    return part._replace(bounds=part.bounds.reshape(part.bounds.shape[0], *sizes)), every
+
+
+def where_part(part: Part, flags: Part, shape: Shape, keep: bool) -> Part:
+    """Keep the part only where `flags` is `keep`; it depends on nothing elsewhere."""
+    laid = _wide(part, flags.dims, shape)
+    if laid is None:
+        return part  # too large to write out: what is masked stays in the hull
+    wide, every = laid
+    sizes = [flags.bounds.shape[1 + flags.dims.index(d)] if d in flags.dims else 1 for d in every]
+    where = flags.bounds.reshape(1, *sizes) == keep
+    return Part(np.where(where, wide.bounds, EMPTY), every, part.local)
+
+
+def blank(field: Field, flags: Part, shape: Shape, inside: bool) -> Field:
+    """Remove the dependence where `flags` is true (`inside`) or where it is false."""
+    return field.each(lambda a: a.with_parts([where_part(p, flags, shape, not inside) for p in a.parts]))
+
+
+def write_box(old: Field | None, new: Field | None, shape: Shape, box: Sequence[tuple[int, Index]]) -> Field | None:
+    """Overwrite the positions `index` of each `(dim, index)` in `box`; `new` is numbered like `shape`, sized like the box."""
+    if old is None and new is None:
+        return None
+    some = old or new
+    assert some is not None
+    hole = np.zeros([shape[d] for d, _ in box], np.bool_)
+    hole[np.ix_(*(i for _, i in box))] = True
+    dims = tuple(d for d, _ in box)
+
+    def punch(p: Part) -> Part:
+        for d in dims:
+            p = expand_span(p, shape[d]) if p.span is not None and p.span.dim == d else p
+            p = spread(p, d, shape[d])
+        if p is _CUT:
+            return p
+        sizes = [shape[d] if d in dims else 1 for d in p.dims]
+        return p._replace(bounds=np.where(hole.reshape(sizes), EMPTY, p.bounds))
+
+    def place(p: Part) -> Part:
+        for d, index in box:
+            p = expand_span(p, len(index)) if p.span is not None and p.span.dim == d else p
+            p = spread(p, d, len(index))
+            if p is _CUT:
+                return p
+            ax = _axis(p, d)
+            size = list(p.bounds.shape)
+            size[ax] = shape[d]
+            grown = np.full(size, EMPTY, np.int64)
+            grown[(slice(None),) * ax + (index,)] = p.bounds
+            p = p._replace(bounds=grown)
+        return p
+
+    axes = []
+    for i in range(len(some.axes)):
+        kept = old.axes[i].with_parts([punch(p) for p in old.axes[i].parts]) if old else NOTHING
+        laid = new.axes[i].with_parts([place(p) for p in new.axes[i].parts]) if new else NOTHING
+        axes.append(join_axes([kept, laid]) if kept.parts and laid.parts else kept if kept.parts else laid)
+    return Field(tuple(axes), (old.approx if old else frozenset()) | (new.approx if new else frozenset()))
+
+
+def dense(parts: Sequence[Part], shape: Shape, rows: int = 4) -> tuple[Bounds, tuple[int, ...]]:
+    """The hull of parts as one array over the dims where any of them varies, and those dims."""
+    dims = tuple(sorted({d for p in parts for d in p.dims} | {p.span.dim for p in parts if p.span}))
+    out: Bounds | None = None
+    for p in parts:
+        q = expand_span(p, shape[p.span.dim]) if p.span else p
+        sizes = [shape[d] if d in q.dims else 1 for d in dims]
+        b = q.bounds.reshape(rows, *sizes)
+        out = b if out is None else np.minimum(out, b)
+    if out is None:
+        return np.full((rows,), EMPTY, np.int64), ()
+    return out, dims
+
+
+def axis_range(parts: Sequence[Part]) -> tuple[int, int]:
+    """Smallest and largest unclipped extent of any position, for parts of one layout."""
+    b = parts[0].bounds
+    extent = 1 - b[3] - b[2]
+    return int(extent.min()), int(extent.max())

@@ -1,0 +1,831 @@
+"""The report: what a trace means, as frozen values. `analyze(model, input_shape)` is the one way to make one.
+
+Conventions (N, J, R, global pooling, unclipped and exact fields) are those of the README; sources: Dang Ha The Hien 2017
+for the forward recurrences, Araujo, Norris, Sim, Distill 2019 for regions, effective stride, padding and alignment.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import ForwardError, InputError, RfcalcError
+from .field import EMPTY, NOTHING, AxisField, Field, Part, Shape, dense, forget, identity
+from .rules import Window
+from .shortcut import SHORTCUTS
+from .trace import Event, NeedsValues, Trace, run_forward, walk
+
+SCHEMA = "rfcalc.report/1"
+_LAYOUTS = {1: "T", 2: "CL", 3: "CHW", 4: "CDHW"}
+_TORCH_CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of one input that fields are measured along; `dim` counts the batch (H of an image is 2)."""
+
+    input: int
+    dim: int
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The input interval one position sees along one axis, first and last index; None: it sees nothing."""
+
+    axis: Axis
+    exact: tuple[int, int] | None
+    unclipped: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer: a call of a `torch.nn` module, or one functional op. Per-axis tuples follow `Report.axes`.
+
+    `n_in`, `n_out`, `kernel` ... have one entry per spatial dim of the map. `r_*` are in input pixels, `start` is
+    the centre of the first position's field with pixel centres at +0.5, `padding` is (before, after).
+    """
+
+    name: str
+    path: str
+    op: str
+    call: int
+    shape_in: Shape
+    shape_out: Shape
+    grid: tuple[int, ...]
+    kernel: tuple[int, ...] | None
+    stride: tuple[int, ...] | None
+    padding: tuple[tuple[int, int], ...] | None
+    dilation: tuple[int, ...] | None
+    groups: int | None
+    n_in: tuple[int, ...]
+    n_out: tuple[int, ...]
+    ch_in: int | None
+    ch_out: int | None
+    j_in: tuple[Fraction, ...]
+    j_out: tuple[Fraction, ...]
+    r_in: tuple[int, ...]
+    r_out: tuple[int, ...]
+    r_min: tuple[int, ...]
+    r_local: tuple[int, ...]
+    start: tuple[float, ...]
+    effective_padding: tuple[int, ...]
+    is_global: tuple[bool, ...]
+    params: int
+    trainable_params: int
+    macs: int
+    activation_bytes: int
+    exact: bool
+    aligned: bool
+    moves_grid: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What rfcalc knows of one model on one input.
+
+    `rf_output` counts global pooling and flattening as the READMEs do; `rf_spatial` is the local field of the last
+    spatial map before them. `coverage` is the fraction of the input that the output depends on, per axis.
+    """
+
+    name: str
+    input_shapes: tuple[Shape, ...]
+    axes: tuple[Axis, ...]
+    rows: tuple[LayerRow, ...]
+    params: int
+    trainable_params: int
+    macs: int
+    peak_activation_bytes: int
+    output_shapes: tuple[Shape, ...]
+    rf_output: tuple[int, ...]
+    rf_spatial: tuple[int, ...]
+    coverage: tuple[float, ...]
+    approximate_ops: tuple[str, ...]
+    unreached: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+    fields: Mapping[str, Field] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    def region(self, layer: str | LayerRow, position: Sequence[int]) -> tuple[Region, ...]:
+        """Which input one position of a layer's output sees, per axis, merged over channels.
+
+        Args:
+            layer: a row or its name; `position`: one index per entry of the row's `n_out`.
+
+        Raises:
+            InputError: an unknown layer or a position outside its map; or a report read back from JSON.
+
+        >>> import torch
+        >>> report = analyze(torch.nn.Conv2d(1, 1, 3, padding=1), (1, 8, 8))
+        >>> report.region("Conv2d", (0, 4))[0].exact, report.region("Conv2d", (0, 4))[0].unclipped
+        ((0, 1), (-1, 1))
+        """
+        row = layer if isinstance(layer, LayerRow) else self.row(layer)
+        if row.name not in self.fields:
+            raise InputError(f"report of {self.name}: read back from JSON it holds no regions; analyze the model again")
+        at = tuple(int(i) for i in position)
+        if len(at) != len(row.n_out) or any(not -n <= i < n for i, n in zip(at, row.n_out, strict=True)):
+            size = "x".join(map(str, row.n_out))
+            raise InputError(f"{row.name}: position {','.join(map(str, at))} is outside its map of {size}")
+        where = dict(zip(row.grid, (i % n for i, n in zip(at, row.n_out, strict=True)), strict=False))
+        field = self.fields[row.name]
+        return tuple(_region(axis, a, row.shape_out, where) for axis, a in zip(self.axes, field.axes, strict=True))
+
+    def row(self, name: str) -> LayerRow:
+        """The row of that name, or the last one of that module path. Raises InputError with the nearest names."""
+        found = next((r for r in self.rows if r.name == name), None)
+        found = found or next((r for r in reversed(self.rows) if r.path == name), None)
+        if found is None:
+            import difflib
+
+            names = [r.name for r in self.rows]
+            near = difflib.get_close_matches(name, names, 3) or names[:3]
+            raise InputError(f"layer {name!r}: not in {self.name}; nearest: {', '.join(near)}")
+        return found
+
+    def to_dict(self, rows: Sequence[LayerRow] | None = None) -> dict[str, Any]:
+        """The JSON form (schema `rfcalc.report/1`), of all rows or of a selection."""
+        return {
+            "schema": SCHEMA,
+            "design": self.name,
+            "input_shape": _plain(self.input_shapes[0] if len(self.input_shapes) == 1 else self.input_shapes),
+            "axes": [dataclasses.asdict(a) for a in self.axes],
+            "rows": [_row_dict(r) for r in (self.rows if rows is None else rows)],
+            "totals": {
+                "params": self.params,
+                "trainable_params": self.trainable_params,
+                "macs": self.macs,
+                "peak_activation_bytes": self.peak_activation_bytes,
+            },
+            "output_shapes": _plain(self.output_shapes),
+            "receptive_field": {"output": list(self.rf_output), "spatial": list(self.rf_spatial)},
+            "coverage": list(self.coverage),
+            "approximate_ops": list(self.approximate_ops),
+            "unreached": [{"path": p, "params": n} for p, n in self.unreached],
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Report:
+        """Read `to_dict()` back. Raises InputError when the schema is another one."""
+        if data.get("schema") != SCHEMA:
+            raise InputError(f"report: schema is {data.get('schema')!r}, expected {SCHEMA!r}; write it again")
+        shapes = data["input_shape"]
+        single = all(isinstance(n, int) for n in shapes)
+        totals = data["totals"]
+        return Report(
+            name=data["design"],
+            input_shapes=(tuple(shapes),) if single else tuple(tuple(s) for s in shapes),
+            axes=tuple(Axis(**a) for a in data["axes"]),
+            rows=tuple(_row_from(r) for r in data["rows"]),
+            params=totals["params"],
+            trainable_params=totals["trainable_params"],
+            macs=totals["macs"],
+            peak_activation_bytes=totals["peak_activation_bytes"],
+            output_shapes=tuple(tuple(s) for s in data["output_shapes"]),
+            rf_output=tuple(data["receptive_field"]["output"]),
+            rf_spatial=tuple(data["receptive_field"]["spatial"]),
+            coverage=tuple(data["coverage"]),
+            approximate_ops=tuple(data["approximate_ops"]),
+            unreached=tuple((u["path"], u["params"]) for u in data["unreached"]),
+            notes=tuple(data["notes"]),
+        )
+
+
+def _plain(v: Any) -> Any:
+    return [_plain(i) for i in v] if isinstance(v, list | tuple) else v
+
+
+def _number(j: Fraction) -> int | str:
+    return int(j) if j.denominator == 1 else str(j)
+
+
+def _row_dict(r: LayerRow) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for f in dataclasses.fields(r):
+        v = getattr(r, f.name)
+        if f.name in ("j_in", "j_out"):
+            v = [_number(j) for j in v]
+        elif f.name == "padding" and v is not None:
+            v = [a if a == b else [a, b] for a, b in v]
+        out["global" if f.name == "is_global" else f.name] = _plain(v)
+    return out
+
+
+def _row_from(d: Mapping[str, Any]) -> LayerRow:
+    v = dict(d)
+    v["is_global"] = v.pop("global")
+    if v["padding"] is not None:
+        v["padding"] = tuple((p, p) if isinstance(p, int) else tuple(p) for p in v["padding"])
+    for key in ("j_in", "j_out"):
+        v[key] = tuple(Fraction(j) for j in v[key])
+    return LayerRow(**{k: tuple(x) if isinstance(x, list) else x for k, x in v.items()})
+
+
+# ---------------------------------------------------------------------------------------------- numbers of a field
+
+
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """What a table says of one axis of one tensor."""
+
+    r: int
+    r_min: int
+    r_local: int
+    start: float
+    padding: int
+    regular: bool
+    is_global: bool
+
+
+_NO_EXTENT = _Extent(0, 0, 0, 0.0, 0, True, False)
+
+
+def _extents(parts: Sequence[Part], shape: Shape) -> tuple[int, int]:
+    """Largest and smallest unclipped size over all positions; positions that see nothing count as 0 in the largest."""
+    if len(parts) == 1 and parts[0].span is None:
+        return _sizes(parts[0].bounds)
+    spans = [p for p in parts if p.span is not None]
+    if not spans or not _disjoint(spans):
+        return _sizes(dense(parts, shape)[0])
+    base = [p for p in parts if p.span is None]
+    groups: dict[Any, list[Part]] = {}
+    for p in spans:
+        groups.setdefault(p.span, []).append(p._replace(span=None))
+    found = [_sizes(dense([*base, *g], shape)[0]) for g in groups.values()]
+    return max(f[0] for f in found), min(f[1] for f in found)
+
+
+def _disjoint(spans: Sequence[Part]) -> bool:
+    ranges = sorted({p.span for p in spans if p.span is not None})
+    return len({s.dim for s in ranges}) == 1 and all(a.stop <= b.start for a, b in zip(ranges, ranges[1:], strict=False))
+
+
+def _sizes(b: Any) -> tuple[int, int]:
+    if b.size == 4:
+        low, high = int(b[2].item()), int(b[3].item())
+        size = 0 if low > EMPTY // 2 else 1 - high - low
+        return size, size
+    size = 1 - b[3] - b[2]
+    alive = b[2] < EMPTY // 2
+    if not alive.all():
+        size = size[alive]
+        if not size.size:
+            return 0, 0
+    return int(size.max()), int(size.min())
+
+
+def _first(p: Part) -> tuple[int, int]:
+    """The unclipped bounds of the first position that sees anything."""
+    b = p.bounds
+    low, high = b[2].reshape(-1), b[3].reshape(-1)
+    at = 0 if low[0] < EMPTY // 2 else int(np.argmax(low < EMPTY // 2))
+    return int(low[at]), -int(high[at])
+
+
+def _regular(p: Part) -> bool:
+    """Do neighbouring centres lie equally far apart?"""
+    if len(p.dims) != 1:
+        return not p.dims
+    b = p.bounds
+    if b.shape[1] < 3:
+        return True
+    step = np.diff(b[2] - b[3])
+    return bool((step == step[0]).all())
+
+
+def _covers(parts: Sequence[Part], shape: Shape, size: int) -> bool:
+    """Does every position depend on the first and the last input?"""
+    for p in parts:
+        if not p.dims and p.span is None and p.bounds[0] <= 0 and -p.bounds[1] >= size - 1:
+            return True
+    b, _ = dense(parts, shape)
+    return bool((b[0] <= 0).all() and (-b[1] >= size - 1).all())
+
+
+def _extent(a: AxisField, shape: Shape, size: int) -> _Extent:
+    if not a.parts:
+        return _NO_EXTENT
+    largest, smallest = _extents(a.parts, shape)
+    local = [p for p in a.parts if p.local]
+    r_local = largest if len(local) in (0, len(a.parts)) else _extents(local, shape)[0]
+    is_global = a.mixed and _covers(a.parts, shape, size)
+    firsts = [_first(p) for p in local or a.parts]
+    low, high = min(f[0] for f in firsts), max(f[1] for f in firsts)
+    regular = a.aligned and all(_regular(p) for p in local)
+    if is_global:
+        largest = smallest = size
+    return _Extent(largest, smallest, r_local, (low + high) / 2 + 0.5, 0 - low, regular, is_global)
+
+
+def _region(axis: Axis, a: AxisField, shape: Shape, where: Mapping[int, int]) -> Region:
+    low = np.full(4, EMPTY, np.int64)
+    for p in a.parts:
+        if p.span is not None and p.span.dim in where and not p.span.start <= where[p.span.dim] < p.span.stop:
+            continue
+        offset = p.span.start if p.span is not None and p.span.dim in p.dims else 0
+        pick = tuple(
+            where[d] - (offset if p.span is not None and d == p.span.dim else 0) if d in where else slice(None)
+            for d in p.dims
+        )
+        low = np.minimum(low, p.bounds[(slice(None), *pick)].reshape(4, -1).min(1))
+    exact = (int(low[0]), -int(low[1])) if low[0] <= -low[1] and low[0] < EMPTY // 2 else None
+    free = (int(low[2]), -int(low[3])) if low[2] < EMPTY // 2 else None
+    return Region(axis, exact, free)
+
+
+# ------------------------------------------------------------------------------------------------------- rows
+
+
+def _is_layer(module: nn.Module | None) -> bool:
+    """Is this a layer torch knows (or a subclass of one), so that its call is one row?"""
+    if module is None:
+        return False
+    return any(
+        c.__module__.startswith(("torch.nn.", "torch.ao.nn.")) and c not in _TORCH_CONTAINERS for c in type(module).__mro__
+    )
+
+
+def _combine(windows: Sequence[Window]) -> Window | None:
+    """Padding done by an op of its own belongs to the window that follows it in the same layer."""
+    if len(windows) < 2:
+        return windows[0] if windows else None
+    last = windows[-1]
+    pads = [list(p) for p in last.padding]
+    for w in windows[:-1]:
+        if set(w.kernel) == {1} and len(w.padding) == len(pads):
+            pads = [[a + c, b + d] for (a, b), (c, d) in zip(pads, w.padding, strict=True)]
+    return Window(last.kernel, last.stride, tuple((a, b) for a, b in pads), last.dilation, last.groups)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """The events of one row."""
+
+    events: list[Event]
+    name: str
+    path: str
+    op: str
+
+
+def _drafts(events: Sequence[Event]) -> list[_Draft]:
+    """One draft per call of a torch layer, one per op elsewhere; names made unique."""
+    inner: set[int] = set()
+    for e in events:
+        frame = e.frame.parent
+        while frame is not None and id(frame) not in inner:
+            inner.add(id(frame))
+            frame = frame.parent
+    drafts: list[_Draft] = []
+    open_frames: dict[int, _Draft] = {}
+    for e in events:
+        frame = e.frame
+        if id(frame) not in inner and _is_layer(frame.module):
+            draft = open_frames.get(id(frame))
+            if draft is not None:
+                draft.events.append(e)
+                continue
+            op = type(frame.module).__name__.removeprefix("Parametrized")
+            draft = open_frames[id(frame)] = _Draft([e], frame.path or op, frame.path, op)
+        else:
+            draft = _Draft([e], f"{frame.path}.{e.op}" if frame.path else e.op, frame.path, e.op)
+        drafts.append(draft)
+    seen: dict[str, int] = {}
+    for d in drafts:
+        n = seen[d.name] = seen.get(d.name, 0) + 1
+        if n > 1:
+            d.name = f"{d.name}#{n}"
+    return drafts
+
+
+def _owned(
+    drafts: Sequence[_Draft], params: Mapping[int, tuple[str, Tensor]], used: set[int]
+) -> tuple[dict[int, list[Tensor]], list[tuple[str, int]]]:  # fmt: skip
+    """Which row each parameter belongs to, once; and the modules whose parameters nothing reaches."""
+    first_use: dict[int, list[int]] = {}
+    by_path: dict[str, int] = {}
+    for i, d in enumerate(drafts):
+        by_path.setdefault(d.path, i)
+        for e in d.events:
+            for p in e.params:
+                first_use.setdefault(p, []).append(i)
+    rows: dict[int, list[Tensor]] = {}
+    lost: dict[str, int] = {}
+    for ident, (owner, tensor) in params.items():
+        uses = first_use.get(ident, [])
+        at = next((i for i in uses if drafts[i].path == owner), None)
+        if at is None and ident in used:
+            path: str | None = owner
+            while at is None and path is not None:
+                at = next((i for i in uses if drafts[i].path == path), by_path.get(path))
+                path = path.rpartition(".")[0] if path else None
+            at = uses[0] if at is None and uses else at
+        if at is None:
+            lost[owner] = lost.get(owner, 0) + tensor.numel()
+        else:
+            rows.setdefault(at, []).append(tensor)
+    return rows, list(lost.items())
+
+
+class _Reader:
+    """Turns drafts into rows; shares the numbers of a field between the rows that carry it."""
+
+    def __init__(self, axes: Sequence[Axis], layout: str) -> None:
+        self.axes, self.layout = axes, layout
+        self.seen: dict[Any, tuple[_Extent, Any]] = {}
+
+    def extents(self, f: Field, shape: Shape) -> list[_Extent]:
+        out = []
+        for axis, a in zip(self.axes, f.axes, strict=True):
+            # H and W of a square map share their arrays.
+            key: Any = (a.aligned, a.mixed, axis.size, *((id(p.bounds), p.local, p.span) for p in a.parts))
+            if len(a.parts) > 1:
+                key = (key, shape, tuple(p.dims for p in a.parts))
+            hit = self.seen.get(key)
+            if hit is None:
+                hit = self.seen[key] = (_extent(a, shape, axis.size), a)
+            out.append(hit[0])
+        return out
+
+    def grid(self, shape: Shape, f: Field) -> tuple[int, ...]:
+        """Which dims of a tensor are its map: those the local fields run along, else the usual ones."""
+        n = len(shape)
+        default = tuple(range(2, n)) if n > 3 or (n == 3 and self.layout[:1] == "C" and len(self.layout) == 2) else (1,)
+        along = {d for a in f.axes for p in a.parts if p.local for d in p.dims}
+        if n <= 2:
+            return tuple(sorted(along)) if self.layout == "T" else ()
+        if not along or along <= set(default) or (1 in along and set(default) < along):
+            return default
+        return tuple(sorted(along))
+
+    def channels(self, shape: Shape, grid: tuple[int, ...]) -> int | None:
+        if len(shape) < 2:
+            return None
+        if 1 not in grid:
+            return shape[1]
+        return shape[-1] if len(shape) - 1 not in grid else None
+
+    def size(self, shape: Shape, grid: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(shape[d] for d in grid) or (1,) * len(self.axes)
+
+    def row(self, d: _Draft, tensors: Sequence[Tensor]) -> LayerRow:
+        first, last = d.events[0], d.events[-1]
+        window = _combine([w for e in d.events for w in e.windows])
+        shape_in, field_in = first.ins[0]
+        grid_in, grid = self.grid(shape_in, field_in), self.grid(last.shape, last.field)
+        ext_in = self.extents(field_in, shape_in)
+        r_in = [e.r for e in ext_in]
+        for s, f in first.ins[1:]:
+            if f is not field_in:
+                r_in = [max(a, b.r) for a, b in zip(r_in, self.extents(f, s), strict=True)]
+        ext = ext_in if last.field is field_in and last.shape == shape_in else self.extents(last.field, last.shape)
+        n_in, n_out = self.size(shape_in, grid_in), self.size(last.shape, grid)
+        j_in, j_out = tuple(a.jump for a in field_in.axes), tuple(a.jump for a in last.field.axes)
+        r_out = tuple(e.r for e in ext)
+        shaped = window is not None
+        return LayerRow(
+            d.name, d.path, d.op, last.number, shape_in, last.shape, grid,
+            window.kernel if window else None, window.stride if window else None,
+            window.padding if window else None, window.dilation if window else None,
+            window.groups if window else None,
+            n_in, n_out, self.channels(shape_in, grid_in), self.channels(last.shape, grid),
+            j_in, j_out, tuple(r_in), r_out,
+            tuple(e.r_min for e in ext), tuple(e.r_local for e in ext),
+            tuple(e.start for e in ext), tuple(e.padding for e in ext), tuple(e.is_global for e in ext),
+            sum(t.numel() for t in tensors), sum(t.numel() for t in tensors if t.requires_grad),
+            sum(e.macs for e in d.events), last.nbytes,
+            not last.field.approx and not any(a.cut for a in last.field.axes),
+            all(e.regular for e in ext),
+            shaped or n_in != n_out or tuple(r_in) != r_out or j_in != j_out,
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------- analyze
+
+
+def analyze(
+    model: nn.Module,
+    input_shape: Any,
+    *,
+    level: int = 2,
+    layout: str | None = None,
+    name: str = "",
+    rebuild: Callable[[], nn.Module] | None = None,
+) -> Report:
+    """Run the forward once without storage and report every layer's geometry, parameters and work.
+
+    Args:
+        model: any module, on any device (also meta); it is left exactly as it was.
+        input_shape: `(C, H, W)` without the batch; a tuple or list of shapes for several inputs; a dict of shapes for
+            keyword inputs. A leaf may also be a tensor (its shape, with batch, and dtype are used), and shapes may sit
+            in nested lists, tuples, dicts and dataclasses.
+        level: 2 (fast) or 1 (every op through torch's dispatcher); the reports are identical.
+        layout: one letter per dim of an input without the batch, C for channels: `TC` for tokens of features.
+        name: what the report calls the model.
+        rebuild: makes the same model with real weights; used when the forward needs values.
+
+    Raises:
+        InputError: a malformed shape. ForwardError: the model's forward raised; the message says where.
+
+    >>> import torch
+    >>> report = analyze(torch.nn.Conv2d(1, 8, 3), (1, 28, 28))
+    >>> report.rows[0].n_out, report.rows[0].r_out, report.params
+    ((26, 26), (3, 3), 80)
+    """
+    spec = _Inputs(input_shape, layout)
+    notes: list[str] = []
+    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in [*model.parameters(), *model.buffers()]):
+        model = _materialised(model, spec)
+        notes.append("lazy modules were initialised in a copy")
+    shortcuts = SHORTCUTS if level == 2 else None
+    params = _parameters(model)
+    dtype = next((t.dtype for _, t in params.values() if t.is_floating_point()), torch.float32)
+    try:
+        try:
+            trace = _run(model, spec, params, shortcuts, dtype, "meta")
+        except Exception as error:
+            again = _second_try(error, model)
+            if again is None:
+                raise _forward_error(error, name or type(model).__name__) from error
+            if again == "integers":
+                notes.append("the design reads indices: traced with int64 input")
+                dtype = torch.int64
+                trace, more = _with_values(model, spec, params, shortcuts, dtype, rebuild, name, try_meta=True)
+            else:
+                notes.append(f"run on CPU tensors, because the forward needs values ({again})")
+                trace, more = _with_values(model, spec, params, shortcuts, dtype, rebuild, name, try_meta=False)
+            notes += more[0]
+            params = more[1]
+        return _report(model, spec, trace, params, name or type(model).__name__, notes)
+    finally:
+        forget()
+
+
+def _with_values(
+    model: nn.Module, spec: _Inputs, params: Any, shortcuts: Any, dtype: Any, rebuild: Any, name: str, try_meta: bool
+) -> tuple[Trace, tuple[list[str], Any]]:  # fmt: skip
+    notes: list[str] = []
+    try:
+        if try_meta:
+            try:
+                return _run(model, spec, params, shortcuts, dtype, "meta"), (notes, params)
+            except Exception as error:
+                again = _second_try(error, model)
+                if again in (None, "integers"):
+                    raise
+                notes.append(f"run on CPU tensors, because the forward needs values ({again})")
+        real = _with_weights(model, rebuild)
+        params = _parameters(real)
+        return _run(real, spec, params, None, dtype, "cpu"), (notes, params)
+    except Exception as error:
+        raise _forward_error(error, name or type(model).__name__) from error
+
+
+def _second_try(error: BaseException, model: nn.Module) -> str | None:
+    """What a failed run without storage lacks: 'integers', a reason to run with values, or None (the user's error)."""
+    text = str(error)
+    if isinstance(error, NeedsValues):
+        return text
+    if "argument #1 'indices'" in text or ("Long, Int" in text and "embedding" in text) or "used as indices" in text:
+        return "integers"
+    lowered = text.lower()
+    if isinstance(error, NotImplementedError) or "meta tensor" in lowered or "device meta" in lowered:
+        return text.splitlines()[0][:100] if text else type(error).__name__
+    if "'meta' backend" in text or "data is not allocated" in lowered or "Cannot copy out of meta" in text:
+        return text.splitlines()[0][:100]
+    if any("quantized" in type(m).__module__ for m in model.modules()):
+        return "quantized modules"
+    return None
+
+
+def _parameters(model: nn.Module) -> dict[int, tuple[str, Tensor]]:
+    """Every parameter once: id -> (path of the owning module, tensor)."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    paths, modules = walk(model)
+    for m in modules:
+        for p in m.__dict__["_parameters"].values():
+            if p is not None and id(p) not in found:
+                found[id(p)] = (paths[id(m)], p)
+    return found
+
+
+def _run(model: nn.Module, spec: _Inputs, params: Any, shortcuts: Any, dtype: Any, device: str) -> Trace:
+    args, kwargs, seeds = spec.tensors(dtype, device)
+    return run_forward(model, args, kwargs, seeds, params, shortcuts)
+
+
+def _materialised(model: nn.Module, spec: _Inputs) -> nn.Module:
+    """A copy of a model whose lazy modules have seen one input."""
+    twin = copy.deepcopy(model).to("meta")
+    args, kwargs, _ = spec.tensors(torch.float32, "meta")
+    with torch.no_grad():
+        try:
+            twin.eval()(*args, **kwargs)
+        except Exception as error:
+            raise _forward_error(error, type(model).__name__) from error
+    return twin
+
+
+def _with_weights(model: nn.Module, rebuild: Callable[[], nn.Module] | None) -> nn.Module:
+    """The model with storage: itself, made again, or a copy with its modules' own initialisation."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if not any(t.is_meta for t in tensors):
+        return model
+    if rebuild is not None:
+        return rebuild()
+    twin = copy.deepcopy(model).to_empty(device="cpu")
+    with torch.no_grad():
+        for t in [*twin.parameters(), *twin.buffers()]:
+            t.zero_()
+    for m in twin.modules():
+        reset = getattr(m, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return twin
+
+
+def _forward_error(error: BaseException, name: str) -> RfcalcError:
+    """One line: the layer, the place in the user's source, and the reason in torch's words."""
+    if isinstance(error, RfcalcError):
+        return error
+    path, cls = getattr(error, "failed_at", ""), getattr(error, "failed_module", "")
+    here = Path(__file__).parent
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename)
+        if here not in file.parents and "torch" not in file.parts and "_lib" not in frame.filename:
+            place = f" at {_short(file)}:{frame.lineno}"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, TypeError | AttributeError | KeyError | IndexError | ZeroDivisionError | NameError):
+        reason = f"{type(error).__name__}: {reason}"
+    layer = f"{path} ({cls})" if path else cls or name
+    return ForwardError(f"{name}: {layer}{place}: forward failed: {reason[:400]}")
+
+
+def _short(file: Path) -> str:
+    try:
+        return str(file.relative_to(Path.cwd()))
+    except ValueError:
+        return str(file)
+
+
+def _report(model: nn.Module, spec: _Inputs, trace: Trace, params: Any, name: str, notes: list[str]) -> Report:
+    drafts = _drafts(trace.events)
+    owned, unreached = _owned(drafts, params, trace.used)
+    reader = _Reader(spec.axes, spec.layout)
+    rows = tuple(reader.row(d, owned.get(i, ())) for i, d in enumerate(drafts))
+    fields = {d.name: d.events[-1].field for d in drafts}
+    out_shape, out_field = next(((s, f) for s, f in trace.outputs if f is not None), ((), None))
+    if out_field is None:
+        notes.append("the output does not depend on the input")
+    out = reader.extents(out_field, out_shape) if out_field else [_NO_EXTENT] * len(spec.axes)
+    approx = sorted({op for s, f in trace.outputs if f is not None for op in f.approx} | _approximate(trace))
+    for op, why in trace.failed.items():
+        notes.append(f"the rule of {op} did not apply ({why}); its output is taken to depend on everything")
+    tensors = [t for _, t in params.values()]
+    return Report(
+        name=name,
+        input_shapes=spec.shapes,
+        axes=spec.axes,
+        rows=rows,
+        params=sum(t.numel() for t in tensors),
+        trainable_params=sum(t.numel() for t in tensors if t.requires_grad),
+        macs=trace.macs,
+        peak_activation_bytes=trace.peak,
+        output_shapes=tuple(s for s, _ in trace.outputs),
+        rf_output=tuple(e.r for e in out),
+        rf_spatial=_spatial(trace, reader, spec.axes),
+        coverage=_coverage(out_field, spec.axes),
+        approximate_ops=tuple(approx),
+        unreached=tuple(unreached),
+        notes=tuple(notes),
+        fields=fields,
+    )
+
+
+def _approximate(trace: Trace) -> set[str]:
+    return {op for e in trace.events for op in e.field.approx}
+
+
+def _spatial(trace: Trace, reader: _Reader, axes: Sequence[Axis]) -> tuple[int, ...]:
+    """Per axis: the local field of the last map on the way to the first output that still has a grid."""
+    found = []
+    events = [e for e in trace.events if e.number <= trace.output_number] if trace.output_number >= 0 else trace.events
+    for i in range(len(axes)):
+        last = next((e for e in reversed(events) if any(p.local and p.dims for p in e.field.axes[i].parts)), None)
+        found.append(reader.extents(last.field, last.shape)[i].r_local if last else 1)
+    return tuple(found)
+
+
+def _coverage(f: Field | None, axes: Sequence[Axis]) -> tuple[float, ...]:
+    if f is None:
+        return (0.0,) * len(axes)
+    out = []
+    for axis, a in zip(axes, f.axes, strict=True):
+        low = min((int(p.bounds[0].min()) for p in a.parts), default=EMPTY)
+        high = max((-int(p.bounds[1].min()) for p in a.parts), default=-EMPTY)
+        out.append(max(0, high - low + 1) / axis.size)
+    return tuple(out)
+
+
+# ------------------------------------------------------------------------------------------------------ inputs
+
+
+class _Inputs:
+    """The inputs as the user gave them: shapes, axes, and how to make tensors of them."""
+
+    def __init__(self, given: Any, layout: str | None) -> None:
+        self.given = given
+        leaves = _leaves(given)
+        if not leaves:
+            raise InputError(f"input shape {given!r}: no shape found, expected one such as (1, 28, 28)")
+        self.shapes = tuple(tuple(v.shape[1:]) if isinstance(v, Tensor) else tuple(v) for v in leaves)
+        for s in self.shapes:
+            _checked(s)
+        self.layout = layout or _LAYOUTS.get(len(self.shapes[0]), "C" + "XYZUVW"[: len(self.shapes[0]) - 1])
+        axes = []
+        for i, s in enumerate(self.shapes):
+            letters = layout if layout and len(layout) == len(s) else _LAYOUTS.get(len(s), "C" + "XYZUVW"[: len(s) - 1])
+            if layout and len(layout) != len(s) and len(self.shapes) == 1:
+                raise InputError(f"layout {layout!r}: {len(layout)} letters, but the input has {len(s)} dims {s}")
+            prefix = f"{i}." if len(self.shapes) > 1 else ""
+            axes += [Axis(i, d + 1, prefix + c, s[d]) for d, c in enumerate(letters) if c.upper() != "C"]
+        if not axes:
+            raise InputError(f"layout {layout!r}: no axis to measure along, expected a letter other than C")
+        self.axes = tuple(axes)
+
+    def tensors(self, dtype: torch.dtype, device: str) -> tuple[list[Any], dict[str, Any], list[tuple[Tensor, Field]]]:
+        seeds: list[tuple[Tensor, Field]] = []
+
+        def make(leaf: Any) -> Tensor:
+            i = len(seeds)
+            shape = tuple(leaf.shape) if isinstance(leaf, Tensor) else (1, *leaf)
+            kind = leaf.dtype if isinstance(leaf, Tensor) else dtype
+            if device == "meta":
+                t = torch.empty(shape, dtype=kind, device="meta")
+            elif isinstance(leaf, Tensor):
+                t = leaf.detach().clone().to(device)
+            else:
+                whole = not kind.is_floating_point
+                noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+                t = noise.mul(2).long() if whole else noise.to(kind)
+            axes = tuple(identity(a.size, a.dim) if a.input == i else NOTHING for a in self.axes)
+            seeds.append((t, Field(axes)))
+            return t
+
+        given = self.given
+        if isinstance(given, dict):
+            return [], {k: _build(v, make) for k, v in given.items()}, seeds
+        if _is_leaf(given):
+            return [make(given)], {}, seeds
+        if isinstance(given, list | tuple):
+            return [_build(v, make) for v in given], {}, seeds
+        return [_build(given, make)], {}, seeds
+
+
+def _is_leaf(v: Any) -> bool:
+    return isinstance(v, Tensor | torch.Size) or (
+        isinstance(v, list | tuple) and bool(v) and all(isinstance(n, int | float) for n in v)
+    )
+
+
+def _checked(shape: Shape) -> None:
+    for n in shape:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise InputError(f"input shape {shape}: {n!r} is not a positive whole number, expected one such as (1, 28, 28)")
+
+
+def _leaves(v: Any) -> list[Any]:
+    if _is_leaf(v):
+        return [v]
+    if isinstance(v, dict):
+        return [x for i in v.values() for x in _leaves(i)]
+    if isinstance(v, list | tuple):
+        return [x for i in v for x in _leaves(i)]
+    if dataclasses.is_dataclass(v) and not isinstance(v, type):
+        return [x for f in dataclasses.fields(v) for x in _leaves(getattr(v, f.name))]
+    return []
+
+
+def _build(v: Any, make: Callable[[Any], Tensor]) -> Any:
+    if _is_leaf(v):
+        return make(v)
+    if isinstance(v, dict):
+        return {k: _build(i, make) for k, i in v.items()}
+    if isinstance(v, list | tuple):
+        items = [_build(i, make) for i in v]
+        return type(v)(*items) if hasattr(v, "_fields") else type(v)(items)
+    if dataclasses.is_dataclass(v) and not isinstance(v, type):
+        changes = {f.name: _build(getattr(v, f.name), make) for f in dataclasses.fields(v) if _leaves(getattr(v, f.name))}
+        return dataclasses.replace(v, **changes)
+    return v

@@ -1,0 +1,220 @@
+"""Contractions: matrix products, linear layers, attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..field import (
+    Field,
+    Mask,
+    Part,
+    Shape,
+    blank,
+    broadcast,
+    drop_dims,
+    everything,
+    join,
+    mix,
+    prefix_part,
+    reduce,
+    renumber_part,
+)
+from .pointwise import mask_of
+from .registry import Call, Result, Value, everywhere, pointwise, rule
+
+
+def _moved(field: Field, where: dict[int, int]) -> Field:
+    return field.map(lambda p: renumber_part(p, where))
+
+
+def product(a: Value, b: Value, out: Shape) -> Field | None:
+    """`a (..., M, K) @ b (..., K, N)`: merge over K, keep M from a and N from b; entries of a known as 0 are skipped."""
+    fields = []
+    na, nb, no = len(a.shape), len(b.shape), len(out)
+    if a.field is not None:
+        f = reduce(a.field, (na - 1,)) if a.field.mask is None else _masked_rows(a.field, a.shape)
+        where = {d: d + no - na for d in range(na - 1)}
+        f = _moved(f.unmasked(), where)
+        fields.append(_batch(f, a.shape[:-2], out))
+    if b.field is not None:
+        mask = a.field.mask if a.field is not None else None
+        if mask is not None and mask.zero:
+            f = _weighted(b, a.shape, mask, out)
+        else:
+            f = reduce(b.field, (nb - 2,)).unmasked()
+            where = {d: d + no - nb for d in range(nb) if d != nb - 2}
+            f = _batch(_moved(f, where), b.shape[:-2], out)
+        fields.append(f)
+    if not fields:
+        return None
+    result = join(fields)
+    return mix(result) if len(fields) > 1 else result
+
+
+def _masked_rows(field: Field, shape: Shape) -> Field:
+    assert field.mask is not None
+    seen = blank(field, field.mask.part, shape, inside=True) if field.mask.zero else field
+    return reduce(seen, (len(shape) - 1,))
+
+
+def _batch(field: Field, batch: Shape, out: Shape) -> Field:
+    """Batch dims of size 1 are broadcast."""
+    shift = len(out) - 2 - len(batch)
+    grown = [d + shift for d, n in enumerate(batch) if n == 1 and out[d + shift] != 1]
+    if not grown:
+        return field
+    where = {d: d for d in range(len(out)) if d not in grown}
+    return _moved(field, where)
+
+
+def _weighted(b: Value, a_shape: Shape, mask: Mask, out: Shape) -> Field:
+    """Rows m of the result see only those k whose weight is not known to be 0."""
+    assert b.field is not None
+    n = len(out)
+    # Lay b's field out over (..., M, K, N) beside the mask over (..., M, K), then merge over K.
+    wide = (*out[:-1], a_shape[-1], out[-1])
+    nb, na = len(b.shape), len(a_shape)
+    where = {d: d + n + 1 - nb for d in range(nb - 2)} | {nb - 2: n - 1, nb - 1: n}
+    f = _batch(_moved(b.field.unmasked(), where), b.shape[:-2], (*wide[:-2], 1, 1)) if nb > 2 else _moved(b.field, where)
+    flags = renumber_part(mask.part, {d: d + n - na for d in range(na)})
+    f = blank(f, flags, wide, inside=True)
+    return drop_dims(reduce(f, (n - 1,)), (n - 1,), n + 1)
+
+
+@rule("mm", "bmm", "matmul", "mv", "dot", "vdot", "inner")
+def matmul(call: Call, a: Value, b: Value, *args: Any, **kwargs: Any) -> Result:
+    """Vectors are matrices with a dim of size 1 that disappears again."""
+    out = call.out[0]
+    if call.op == "inner" and len(b.shape) > 1:
+        return everywhere(call, a, b)
+    left = a if len(a.shape) > 1 else _row(a)
+    right = b if len(b.shape) > 1 else _column(b)
+    full = out
+    if len(b.shape) == 1:
+        full = (*full, 1)
+    if len(a.shape) == 1:
+        full = (*full[: len(full) - 1], 1, full[-1]) if len(b.shape) != 1 else (1, 1)
+    field = product(left, right, full)
+    if field is None or full == out:
+        return field
+    gone = [len(full) - 1] if len(b.shape) == 1 else []
+    gone += [len(full) - 2] if len(a.shape) == 1 else []
+    return drop_dims(field, gone, len(full))
+
+
+def _row(v: Value) -> Value:
+    return Value((1, *v.shape), v.field and _moved(v.field, {0: 1}))
+
+
+def _column(v: Value) -> Value:
+    return Value((*v.shape, 1), v.field)
+
+
+@rule("linear")
+def linear(call: Call, x: Value, weight: Value, bias: Any = None) -> Result:
+    """Merge over the last dim."""
+    if weight.field is not None or x.field is None:
+        return everywhere(call, x, weight, bias)
+    return reduce(x.field, (len(x.shape) - 1,)).unmasked()
+
+
+@rule("addmm", "addmv", "addbmm", "baddbmm", "addr")
+def add_product(call: Call, base: Value, a: Value, b: Value, *args: Any, **kwargs: Any) -> Result:
+    if call.op in ("addbmm", "addr", "addmv"):
+        return everywhere(call, base, a, b)
+    field = product(a, b, call.out[0])
+    fields = [] if field is None else [field]
+    if base.field is not None:
+        fields.append(broadcast(base.field, base.shape, call.out[0]))
+    return join(fields) if fields else None
+
+
+@rule("bilinear", "_trilinear")
+def bilinear(call: Call, a: Value, b: Value, *args: Any, **kwargs: Any) -> Result:
+    """x1 W x2 at each position: both last dims merge."""
+    if call.op != "bilinear":
+        return everywhere(call, a, b, *args)
+    fields = [reduce(v.field, (len(v.shape) - 1,)) for v in (a, b) if v.field is not None]
+    return join(fields) if fields else None
+
+
+# ----------------------------------------------------------------------------------------------------- attention
+
+
+def attention(q: Value, k: Value, v: Value, mask: Any, causal: bool, out: Shape) -> Field:
+    """softmax(q k^T) v. Each query keeps its own field; all keys it may see join, a prefix where causal."""
+    t, s = q.shape[-2], k.shape[-2]
+    n = len(out)
+    known = _allowed(mask, causal, (t, s), n)
+    fields = []
+    if q.field is not None:
+        fields.append(_batch(reduce(q.field, (len(q.shape) - 1,)).unmasked(), q.shape[:-2], out))
+    shared = []
+    for x in (k, v):
+        if x.field is not None:
+            shared.append(_batch(reduce(x.field, (len(x.shape) - 1,)).unmasked(), x.shape[:-2], out))
+    if isinstance(mask, Value) and mask.field is not None:
+        fields.append(everything(mask.field))
+    if shared:
+        keys = join(shared)
+        if causal and known is None and t == s:
+            fields.append(keys.each(lambda a: a.with_parts([prefix_part(p, n - 2, s) for p in a.parts])))
+        elif known is not None or (causal and t != s):
+            flags = known or _triangle(t, s, n)
+            where = {d: d for d in range(n - 2)} | {n - 2: n - 1}
+            wide = (*out[:-2], t, s)
+            seen = blank(_moved(keys, where), flags.part, wide, inside=True)
+            fields.append(reduce(seen, (n - 1,)))
+        else:
+            fields.append(reduce(keys, (n - 2,)))
+    return mix(join(fields))
+
+
+def _triangle(t: int, s: int, n: int) -> Mask:
+    blocked = ~np.tri(t, s, dtype=np.bool_)
+    return Mask(Part(blocked[None], (n - 2, n - 1)), True)
+
+
+def _allowed(mask: Any, causal: bool, size: tuple[int, int], n: int) -> Mask | None:
+    """The blocked entries of a constant mask: False in a boolean one, -inf in an additive one."""
+    if not isinstance(mask, Value) or mask.const is None:
+        return None
+    blocked = ~mask.const if not mask.const.is_floating_point() else mask.const == float("-inf")
+    shape = (1,) * (n - 2) + size
+    return mask_of(blocked.expand(*([1] * (n - blocked.ndim)), *blocked.shape), _merge(shape, tuple(blocked.shape)), True)
+
+
+def _merge(a: Shape, b: Shape) -> Shape:
+    b = (1,) * (len(a) - len(b)) + b
+    return tuple(max(x, y) for x, y in zip(a, b, strict=True))
+
+
+@rule("scaled_dot_product_attention", "_scaled_dot_product_attention_math",
+      "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
+      "_scaled_dot_product_fused_attention_overrideable")
+def sdpa(
+    call: Call, q: Value, k: Value, v: Value, mask: Any = None, dropout: float = 0.0, causal: bool = False,
+    *args: Any, attn_mask: Any = None, is_causal: bool = False, **kwargs: Any,
+) -> Result:  # fmt: skip
+    if call.op != "scaled_dot_product_attention" and call.op != "_scaled_dot_product_attention_math":
+        return everywhere(call, q, k, v)  # private forms order their arguments differently
+    field = attention(q, k, v, mask if mask is not None else attn_mask, causal or is_causal, call.out[0])
+    return field if len(call.out) == 1 else (field, *(everything(field) for _ in call.out[1:]))
+
+
+@rule("outer", "ger")
+def outer(call: Call, a: Value, b: Value) -> Result:
+    column = Value((*a.shape, 1), a.field)
+    return pointwise(call, column, b)
+
+
+@rule("cross", "linalg_cross")
+def cross(call: Call, a: Value, b: Value, dim: int = -1, **kwargs: Any) -> Result:
+    n = len(call.out[0])
+    fields = [reduce(broadcast(v.field, v.shape, call.out[0]), (dim % n,)) for v in (a, b) if v.field is not None]
+    return join(fields)
+
+

@@ -1,0 +1,159 @@
+"""Element-wise ops, and those that set elements to a constant.
+
+Most element-wise ops need no line here: `torch.Tag.pointwise` marks them and the trace applies `pointwise`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..field import Field, Mask, Part, blank, broadcast, broadcast_part, join
+from .registry import RULES, Call, Result, Value, pointwise, rule
+
+for _op in (
+    "lift lift_fresh lift_fresh_copy positive resolve_conj "
+    "resolve_neg conj _conj feature_dropout alpha_dropout feature_alpha_dropout "
+    "quantize_per_tensor quantize_per_channel dequantize fake_quantize_per_tensor_affine "
+    "fake_quantize_per_channel_affine view_as_complex_copy real imag "
+    "_native_batch_norm_legit_no_training prelu _prelu_kernel rrelu_with_noise rrelu glu_jvp "
+    "hardshrink softshrink celu selu relu6 hardtanh hardswish hardsigmoid silu mish gelu elu leaky_relu relu "
+    "logsigmoid log_sigmoid log_sigmoid_forward softplus threshold square clip clamp clamp_min clamp_max "
+    "isfinite isinf isnan isreal nan_to_num bernoulli "
+    "addcmul addcdiv lerp sub rsub divide multiply subtract true_divide floor_divide remainder fmod "
+    "pow float_power maximum minimum fmax fmin hypot atan2 max_other min_other xlogy "
+    "eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not "
+    "bitwise_xor isclose heaviside copysign polar complex bucketize searchsorted_values "
+    "tril triu"
+).split():
+    RULES[_op] = pointwise
+
+
+def _negative_infinite(v: Any) -> bool:
+    if isinstance(v, Value):
+        return v.const is not None and v.const.numel() == 1 and _negative_infinite(v.const.item())
+    return isinstance(v, int | float) and v == float("-inf")
+
+
+def mask_of(flags: Any, shape: tuple[int, ...], zero: bool) -> Mask | None:
+    """A Mask from a constant boolean tensor that broadcasts to `shape`; None when nothing is masked."""
+    array = np.asarray(flags.cpu().numpy(), dtype=np.bool_)
+    if not array.any():
+        return None
+    array = array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
+    dims = tuple(i for i, n in enumerate(array.shape) if n > 1)
+    return Mask(Part(array.squeeze(tuple(i for i, n in enumerate(array.shape) if n == 1))[None], dims), zero)
+
+
+@rule("masked_fill")
+def masked_fill(call: Call, x: Value, mask: Value, value: Any) -> Result:
+    """Masked positions no longer depend on x. With a constant mask and -inf a softmax will skip them."""
+    if mask.const is None or mask.field is not None:
+        return pointwise(call, x, mask, value)
+    return _replaced(call, x, mask, value)
+
+
+def _replaced(call: Call, x: Value, mask: Value, value: Any) -> Field | None:
+    """x where a constant mask is false, `value` where it is true."""
+    out = call.out[0]
+    inside = mask_of(mask.const, out, zero=False)
+    field = None if x.field is None else broadcast(x.field, x.shape, out)
+    other = broadcast(value.field, value.shape, out) if isinstance(value, Value) and value.field is not None else None
+    if inside is None:
+        return field
+    kept = blank(field, inside.part, out, inside=True) if field is not None else None
+    laid = blank(other, inside.part, out, inside=False) if other is not None else None
+    fields = [f for f in (kept, laid) if f is not None]
+    if not fields:
+        return None
+    result = join(fields)
+    if _negative_infinite(value) and (field is None or field.mask is None):
+        return Field(result.axes, result.approx, inside)
+    return result
+
+
+@rule("where")
+def where(call: Call, condition: Value, x: Any = None, y: Any = None) -> Result:
+    if condition.const is None or condition.field is not None or x is None:
+        return pointwise(call, condition, x, y)
+    if isinstance(x, Value) and x.field is not None:
+        flipped = Value(condition.shape, None, ~condition.const.bool())
+        return _replaced(call, x, flipped, y)
+    if isinstance(y, Value) and y.field is not None:
+        return _replaced(call, y, condition, x)
+    return None
+
+
+def _with_mask(field: Field | None, operand: Value, out: tuple[int, ...]) -> Field | None:
+    """-inf stays -inf when something finite is added to it."""
+    if field is None:
+        return None
+    source = operand.field.mask if operand.field is not None else None
+    if source is not None and not source.zero:
+        part = broadcast_part(source.part, operand.shape, out)
+        return Field(field.axes, field.approx, Mask(part, False))
+    if operand.field is None and operand.const is not None and operand.const.is_floating_point():
+        blocked = operand.const == float("-inf")
+        if bool(blocked.any()):
+            return Field(field.axes, field.approx, mask_of(blocked, out, zero=False))
+    return field
+
+
+@rule("add")
+def add(call: Call, x: Any, other: Any, alpha: Any = 1) -> Result:
+    """The hull; a constant additive mask of -inf marks what a softmax will skip."""
+    field = pointwise(call, x, other)
+    assert not isinstance(field, tuple)
+    for operand in (x, other):
+        if isinstance(operand, Value):
+            masked = _with_mask(field, operand, call.out[0])
+            if masked is not field:
+                return masked
+    return field
+
+
+def keeps_mask(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
+    """Identity up to layout and type: -inf stays -inf and 0 stays 0."""
+    field = pointwise(call, x, *args, *kwargs.values())
+    if x.field is not None and x.field.mask is not None and isinstance(field, Field):
+        return Field(field.axes, field.approx, x.field.mask)
+    return field
+
+
+for _op in "to _to_copy type_as clone contiguous dropout native_dropout detach alias".split():
+    RULES[_op] = keeps_mask
+
+
+@rule("mul", "div")
+def scale(call: Call, x: Any, other: Any, **kwargs: Any) -> Result:
+    """Scaling by a positive number keeps what is masked."""
+    for a, b in ((x, other), (other, x)):
+        if isinstance(a, Value) and isinstance(b, int | float) and b > 0:
+            return keeps_mask(call, a)
+    return pointwise(call, x, other)
+
+
+@rule("copy")
+def copy(call: Call, x: Value, source: Value, *args: Any, **kwargs: Any) -> Result:
+    """`x.copy_(source)`: what x held is gone."""
+    return None if source.field is None else broadcast(source.field, source.shape, call.out[0])
+
+
+@rule("fill", "zero", "fill_diagonal_", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like",
+      "randn_like", "randint_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided",
+      "uniform", "normal_fill", "random", "exponential", "bernoulli_fill")
+def constant(call: Call, x: Any, value: Any = None, *args: Any, **kwargs: Any) -> Result:
+    """Only the shape of x is used."""
+    if isinstance(value, Value) and value.field is not None:
+        return broadcast(value.field, value.shape, call.out[0])
+    return None
+
+
+@rule("embedding")
+def embedding(call: Call, weight: Value, indices: Value, *args: Any, **kwargs: Any) -> Result:
+    """One row of the table per index: the dims of the indices, then the features."""
+    return None if indices.field is None else indices.field.unmasked()
+
+
+RULES["one_hot"] = lambda call, x, *a: embedding(call, x, x)

@@ -1,0 +1,125 @@
+"""The one table: ATen op name -> rule. A rule is shape and index arithmetic over fields.
+
+A rule is called as `rule(call, *args, **kwargs)` with the arguments of the ATen op, every tensor replaced by a
+`Value`. It returns the `Field` of the output (None: depends on no input), or a tuple of them for several outputs.
+In-place and `out=` forms share the rule of the plain op: `relu_` is looked up as `relu`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..field import Field, Shape, broadcast, everything, join, mix
+
+Result = Field | None | tuple[Field | None, ...]
+Rule = Callable[..., Result]
+
+
+class Value:
+    """What a rule may know of a tensor: its shape, its dependence, and its numbers where they are structure.
+
+    `const` is a small CPU tensor for masks and index tables (arange, tril, buffers), None where unknown.
+    """
+
+    __slots__ = ("const", "field", "shape")
+
+    def __init__(self, shape: Shape, field: Field | None = None, const: Any = None) -> None:
+        self.shape, self.field, self.const = shape, field, const
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The geometry a table prints for an op: one entry per spatial dim. `padding` is (before, after)."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+
+class Call:
+    """One op being interpreted: its name, the shapes of its outputs, and what the rule has to say beside the field."""
+
+    __slots__ = ("op", "out", "window", "write_back")
+
+    def __init__(self, op: str, out: tuple[Shape, ...]) -> None:
+        self.op, self.out = op, out
+        self.window: Window | None = None
+        # For views: (parent's old field, the view's new field) -> parent's new field.
+        self.write_back: Callable[[Field | None, Field | None], Field | None] | None = None
+
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(*ops: str) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of some ops, named as in ATen without namespace and overload."""
+
+    def register(fn: Rule) -> Rule:
+        for op in ops:
+            assert op not in RULES, f"two rules for {op}"
+            RULES[op] = fn
+        return fn
+
+    return register
+
+
+def values(args: Iterable[Any]) -> Iterator[Value]:
+    """Every Value among arguments, also inside lists and tuples."""
+    for a in args:
+        if type(a) is Value or isinstance(a, Value):
+            yield a
+        elif isinstance(a, list | tuple):
+            yield from values(a)
+
+
+def unknown(call: Call, *args: Any, **kwargs: Any) -> Result:
+    """An op without a rule: never guessed, never dropped. Everything joins, and the op is named."""
+    whole = _whole(args, kwargs, call.op)
+    return tuple(whole for _ in call.out) if len(call.out) != 1 else whole
+
+
+def everywhere(call: Call, *args: Any, **kwargs: Any) -> Result:
+    """An op that truly may look anywhere (its positions depend on data): global, and no approximation."""
+    whole = _whole(args, kwargs, None)
+    return tuple(whole for _ in call.out) if len(call.out) != 1 else whole
+
+
+def _whole(args: tuple[Any, ...], kwargs: dict[str, Any], op: str | None) -> Field | None:
+    fields = [everything(v.field, op) for v in values((*args, *kwargs.values())) if v.field is not None]
+    return mix(join(fields)) if fields else None
+
+
+def pointwise(call: Call, *args: Any, **kwargs: Any) -> Result:
+    """Element by element, with broadcasting: the hull of all operands."""
+    out = call.out[0]
+    fields = [broadcast(v.field, v.shape, out) for v in values((*args, *kwargs.values())) if v.field is not None]
+    field = (fields[0].unmasked() if len(fields) == 1 else join(fields)) if fields else None
+    return field if len(call.out) == 1 else tuple(field for _ in call.out)
+
+
+def dim_of(dim: int, ndim: int) -> int:
+    return dim % max(ndim, 1)
+
+
+def dims_of(dim: int | Iterable[int] | None, ndim: int) -> tuple[int, ...]:
+    """Normalise a `dim` argument; None and () mean all dims."""
+    if dim is None:
+        return tuple(range(ndim))
+    if isinstance(dim, int):
+        return (dim_of(dim, ndim),)
+    dims = tuple(dim_of(d, ndim) for d in dim)
+    return dims or tuple(range(ndim))
+
+
+def spatial(value: int | Iterable[int] | None, n: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """`2`, `[2]` or `[2, 3]` as one entry per spatial dim."""
+    if value is None:
+        return default
+    if isinstance(value, int):
+        return (value,) * n
+    out = tuple(value)
+    return default if not out else out * n if len(out) == 1 else out

@@ -1,0 +1,62 @@
+"""Ops that run along a dim: cumulative ops and recurrent layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..field import Field, mix, permute_part, prefix_part, reduce, taken_reversed
+from .registry import Call, Result, Value, dim_of, everywhere, rule
+
+
+def prefixed(field: Field, dim: int, n: int) -> Field:
+    runs = any(dim in p.dims or (p.span and p.span.dim == dim) for a in field.axes for p in a.parts)
+    if not runs:
+        return field.unmasked()
+    return mix(field.each(lambda a: a.with_parts([prefix_part(p, dim, n) for p in a.parts])))
+
+
+@rule("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "_cummax_helper", "_cummin_helper")
+def cumulative(call: Call, x: Value, dim: int, *args: Any, **kwargs: Any) -> Result:
+    """Position t depends on all positions up to t."""
+    assert x.field is not None
+    at = dim_of(dim, len(x.shape))
+    field = prefixed(x.field, at, x.shape[at]) if x.shape else x.field
+    return field if len(call.out) == 1 else (field,) * len(call.out)
+
+
+@rule("lstm", "gru", "rnn_tanh", "rnn_relu")
+def recurrent(
+    call: Call, x: Value, state: Any, params: Any, *args: Any, **kwargs: Any
+) -> Result:
+    """Output t sees the inputs up to t; a bidirectional layer, or a second layer on top of one, sees all.
+
+    Arguments as in ATen: has_biases, num_layers, dropout, train, bidirectional, batch_first.
+    """
+    states = list(state) if isinstance(state, list | tuple) else [state]
+    if x.field is None or len(args) < 6 or any(s.field is not None for s in states if isinstance(s, Value)):
+        return everywhere(call, x, *states)
+    _, layers, _, _, bidirectional, batch_first = args[:6]
+    time = 1 if batch_first and len(x.shape) == 3 else 0
+    n = x.shape[time]
+    field = reduce(x.field, (len(x.shape) - 1,)).unmasked()
+    whole = reduce(field, (time,))
+    if not bidirectional:
+        out = prefixed(field, time, n)
+    elif layers > 1:
+        out = mix(whole)
+    else:
+        forward, backward = prefixed(field, time, n), taken_reversed(field, time, n, prefix_part)
+        hidden = call.out[0][-1] // 2
+        from .combine import beside
+
+        shape = (*call.out[0][:-1], hidden)
+        last = len(shape) - 1
+        both = beside([Value(shape, forward), Value(shape, mix(backward))], last, 2 * hidden)
+        assert both is not None
+        out = both
+    ends = mix(whole)
+    if batch_first and len(x.shape) == 3:  # the state is (layers, batch, features)
+        ends = ends.map(lambda p: permute_part(p, (1, 0, 2)))
+    return (out, *(ends for _ in call.out[1:]))
+
+

@@ -1,0 +1,474 @@
+"""Ops that move elements: views, permutations, slices, indexing, and writes into them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..field import (
+    AxisField,
+    Field,
+    Index,
+    Part,
+    Shape,
+    blank,
+    broadcast,
+    drop_dims,
+    everything,
+    join,
+    mix,
+    permute_part,
+    reduce,
+    renumber_part,
+    reshape_part,
+    take_part,
+    write_box,
+)
+from .registry import RULES, Call, Result, Value, dim_of, dims_of, everywhere, rule
+
+
+def reshaped(field: Field, old: Shape, new: Shape) -> Field:
+    if old == new:
+        return field
+    if math.prod(old) == 0:
+        return field.each(lambda a: AxisField((), a.jump))
+    return field.map(lambda p: reshape_part(p, old, new))
+
+
+def permuted(field: Field, order: Sequence[int]) -> Field:
+    return field.map(lambda p: permute_part(p, order))
+
+
+def taken(field: Field, dim: int, n: int, index: Index, step: int = 1) -> Field:
+    """Positions `index` of a dim; a step multiplies the jump of the axes that run along it."""
+
+    def change(a: AxisField) -> AxisField:
+        runs = step != 1 and any(dim in p.dims for p in a.parts)
+        return a.with_parts([take_part(p, dim, n, index) for p in a.parts], a.jump * step if runs else None)
+
+    mask = field.mask
+    moved = field.each(change)
+    return moved if mask is None else Field(moved.axes, moved.approx, mask._replace(part=take_part(mask.part, dim, n, index)))
+
+
+def _back_by_reshape(call: Call, old: Shape, new: Shape) -> None:
+    call.write_back = lambda parent, child: child and reshaped(child, new, old)
+
+
+@rule("view", "reshape", "_reshape_alias", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel",
+      "_reshape_copy")
+def reshape(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
+    """The same elements in the same order."""
+    old, new = x.shape, call.out[0]
+    _back_by_reshape(call, old, new)
+    if math.prod(old) != math.prod(new):  # view(dtype) of another width
+        return everywhere(call, x)
+    return x.field and reshaped(x.field, old, new)
+
+
+@rule("squeeze", "unsqueeze")
+def squeeze(call: Call, x: Value, *dims: Any) -> Result:
+    """Dims of size 1 come or go; the grid of a 1x1 map stays known."""
+    old, new = x.shape, call.out[0]
+    _back_by_reshape(call, old, new)
+    if x.field is None or old == new:
+        return x.field
+    if call.op == "unsqueeze":
+        at = dims[0] % len(new)
+        return x.field.map(lambda p: renumber_part(p, {d: d + (d >= at) for d in range(len(old))}))
+    gone = dims_of(dims[0], len(old)) if dims else tuple(range(len(old)))
+    return drop_dims(x.field, [d for d in gone if old[d] == 1], len(old))
+
+
+@rule("permute", "transpose", "t", "swapaxes", "swapdims", "numpy_T", "mT", "matrix_H", "mH", "adjoint", "moveaxis",
+      "movedim")
+def permute(call: Call, x: Value, *args: Any) -> Result:
+    n = len(x.shape)
+    order = _order(call.op, n, args)
+    inverse = sorted(range(n), key=order.__getitem__)
+    call.write_back = lambda parent, child: child and permuted(child, inverse)
+    return x.field and permuted(x.field, order)
+
+
+def _order(op: str, n: int, args: tuple[Any, ...]) -> list[int]:
+    if op == "permute":
+        return [d % n for d in (args[0] if isinstance(args[0], list | tuple) else args)]
+    order = list(range(n))
+    if op in ("moveaxis", "movedim"):
+        source, target = ([v % n for v in ((a,) if isinstance(a, int) else a)] for a in args)
+        rest = iter([d for d in order if d not in source])
+        place = dict(zip(target, source, strict=True))
+        return [place[d] if d in place else next(rest) for d in order]
+    if op == "numpy_T":
+        return order[::-1]
+    if n < 2:
+        return order
+    a, b = (-2, -1) if op in ("t", "mT", "matrix_H", "mH", "adjoint") else (args[0] % n, args[1] % n)
+    order[a], order[b] = order[b], order[a]
+    return order
+
+
+@rule("expand", "expand_as", "broadcast_to")
+def expand(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
+    return x.field and broadcast(x.field, x.shape, call.out[0])
+
+
+# ---------------------------------------------------------------------------------------------- slices and indices
+
+
+def _range(n: int, start: int | None, end: int | None, step: int) -> Index:
+    return np.arange(n)[slice(start, end, step)]
+
+
+def _slice(call: Call, x: Value, dim: int, index: Index, step: int) -> Result:
+    shape = x.shape
+    call.write_back = lambda parent, child: write_box(parent, child, shape, [(dim, index)])
+    return x.field and taken(x.field, dim, shape[dim], index, step)
+
+
+@rule("slice", "narrow")
+def slice_(call: Call, x: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Result:
+    at = dim_of(dim, len(x.shape))
+    if call.op == "narrow":
+        first = start % x.shape[at] if start else 0
+        start, end = first, first + end
+    return _slice(call, x, at, _range(x.shape[at], start, end, step), step)
+
+
+@rule("select")
+def select(call: Call, x: Value, dim: int, index: Any) -> Result:
+    if isinstance(index, Value):
+        index = 0 if index.const is None else int(index.const)
+    at = dim_of(dim, len(x.shape))
+    n, shape = x.shape[at], x.shape
+    where = np.array([index % n])
+    kept = (*shape[:at], 1, *shape[at + 1 :])
+
+    def back(parent: Field | None, child: Field | None) -> Field | None:
+        grown = child and child.map(lambda p: renumber_part(p, {d: d + (d >= at) for d in range(len(shape))}))
+        return write_box(parent, grown, shape, [(at, where)])
+
+    call.write_back = back
+    if x.field is None:
+        return None
+    field = taken(x.field, at, n, where)
+    return drop_dims(field.map(lambda p: _without(p, at)), (at,), len(kept))
+
+
+def _without(part: Part, dim: int) -> Part:
+    """Drop a dim of size 1 that was picked out of a longer one."""
+    if part.span is not None and part.span.dim == dim:
+        part = part._replace(span=None)
+    if dim not in part.dims:
+        return part
+    ax = part.dims.index(dim) + 1
+    return part._replace(bounds=part.bounds.squeeze(ax), dims=tuple(d for d in part.dims if d != dim))
+
+
+def _pieces(call: Call, x: Value, dim: int) -> Result:
+    at = dim_of(dim, len(x.shape))
+    if x.field is None:
+        return (None,) * len(call.out)
+    fields, start = [], 0
+    for out in call.out:
+        fields.append(taken(x.field, at, x.shape[at], np.arange(start, start + out[at])))
+        start += out[at]
+    return tuple(fields)
+
+
+@rule("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "unsafe_split_with_sizes",
+      "hsplit", "vsplit", "dsplit")
+def split(call: Call, x: Value, sizes: Any = None, dim: int = 0, **kwargs: Any) -> Result:
+    dim = {"hsplit": 1 if len(x.shape) > 1 else 0, "vsplit": 0, "dsplit": 2}.get(call.op, dim)
+    return _pieces(call, x, dim)
+
+
+@rule("unbind")
+def unbind(call: Call, x: Value, dim: int = 0) -> Result:
+    at = dim_of(dim, len(x.shape))
+    one = Call("select", call.out[:1])
+    return tuple(select(one, x, at, i) for i in range(x.shape[at]))  # type: ignore[misc]
+
+
+def piece(op: str, x_shape: Shape, outs: tuple[Shape, ...], args: tuple[Any, ...], i: int) -> tuple[int, int, int]:
+    """The stretch (dim, start, stop) which the i-th output of a split or unbind is of its parent."""
+    names = {"unbind": 0, "split": 1, "split_with_sizes": 1, "chunk": 1, "tensor_split": 1}
+    dim = args[names[op]] if op in names and len(args) > names[op] else 0
+    dim = {"hsplit": 1 if len(x_shape) > 1 else 0, "vsplit": 0, "dsplit": 2}.get(op, dim)
+    at = dim_of(dim, len(x_shape))
+    if op == "unbind":
+        return at, i, i + 1
+    start = sum(o[at] for o in outs[:i])
+    return at, start, start + outs[i][at]
+
+
+@rule("index_select")
+def index_select(call: Call, x: Value, dim: int, index: Value) -> Result:
+    return _index_along(call, x, dim_of(dim, len(x.shape)), index)
+
+
+def _index_along(call: Call, x: Value, dim: int, index: Value) -> Result:
+    """Known indices move the bounds; indices from the data (or unknown ones) may pick any position."""
+    if index.field is None and index.const is not None and x.field is not None:
+        n = x.shape[dim]
+        where = np.asarray(index.const.cpu().numpy(), dtype=np.int64).reshape(-1) % n
+        return taken(x.field, dim, n, where)
+    fields = [] if x.field is None else [mix(reduce(x.field, (dim,)).unmasked())]
+    if index.field is not None:
+        where_to = {0: dim}
+        fields.append(mix(index.field.map(lambda p: renumber_part(p, where_to))))
+    return join(fields) if fields else None
+
+
+@rule("index", "_unsafe_index")
+def index(call: Call, x: Value, indices: Sequence[Value | None]) -> Result:
+    """Advanced indexing. One known 1-D index moves the bounds; the general case is worked out cell by cell."""
+    used = [(d, i) for d, i in enumerate(indices) if i is not None]
+    if any(i.field is not None or i.const is None for _, i in used) or x.field is None:
+        return _indexed_by_data(call, x, used)
+    if any(i.const.dtype in _BOOLS for _, i in used):
+        nonzero = [(d + k, v) for d, i in used for k, v in enumerate(i.const.nonzero(as_tuple=True))] if len(used) == 1 else []
+        if not nonzero:
+            return everywhere(call, x)
+        used = [(d, Value(tuple(v.shape), None, v)) for d, v in nonzero]
+    if len(used) == 1 and len(used[0][1].shape) == 1:
+        return _index_along(call, x, used[0][0], used[0][1])
+    dims = [d for d, _ in used]
+    together = dims == list(range(dims[0], dims[0] + len(dims)))
+    arrays = np.broadcast_arrays(*[np.asarray(i.const.cpu().numpy()) for _, i in used])
+    flat = np.zeros(arrays[0].shape, np.int64)
+    for (d, _), a in zip(used, arrays, strict=True):
+        flat = flat * x.shape[d] + a % x.shape[d]
+    # Bring the indexed dims together, merge them into one, pick, and split the result again.
+    rest = [d for d in range(len(x.shape)) if d not in dims]
+    place = dims[0] if together else 0
+    order = [*rest[:place], *dims, *rest[place:]]
+    shape = tuple(x.shape[d] for d in order)
+    size = math.prod(x.shape[d] for d in dims)
+    merged = (*shape[:place], size, *shape[place + len(dims) :])
+    field = reshaped(permuted(x.field, order), shape, merged)
+    picked = taken(field, place, size, flat.reshape(-1))
+    return reshaped(picked, (*merged[:place], flat.size, *merged[place + 1 :]), call.out[0])
+
+
+def _bools() -> tuple[Any, ...]:
+    import torch
+
+    return (torch.bool, torch.uint8)
+
+
+_BOOLS = _bools()
+
+
+def _indexed_by_data(call: Call, x: Value, used: Sequence[tuple[int, Value]]) -> Result:
+    """Indices that depend on the input, or are unknown: any position along the indexed dims."""
+    return everywhere(call, x, *(i for _, i in used))
+
+
+@rule("gather", "take_along_dim")
+def gather(call: Call, x: Value, dim: Any, index: Any = None, **kwargs: Any) -> Result:
+    """Any position along dim; the other dims stay in place."""
+    if call.op == "take_along_dim":
+        dim, index = index, dim
+    if dim is None or any(a < b for i, (a, b) in enumerate(zip(x.shape, call.out[0], strict=True)) if i != dim % len(x.shape)):
+        return everywhere(call, x, index)
+    at = dim_of(dim, len(x.shape))
+    fields = [f for f in (index.field,) if f is not None]
+    if x.field is not None:
+        field = reduce(x.field, (at,))
+        for d, (a, b) in enumerate(zip(x.shape, call.out[0], strict=True)):
+            if d != at and a != b:
+                field = taken(field, d, a, np.arange(b))
+        fields.append(field)
+    return mix(join(fields)) if fields else None
+
+
+@rule("flip", "fliplr", "flipud")
+def flip(call: Call, x: Value, dims: Any = None) -> Result:
+    field = x.field
+    assert field is not None
+    for d in {"fliplr": (1,), "flipud": (0,)}.get(call.op) or dims_of(dims, len(x.shape)):
+        field = taken(field, d, x.shape[d], np.arange(x.shape[d])[::-1].copy())
+    return field
+
+
+@rule("roll")
+def roll(call: Call, x: Value, shifts: Any, dims: Any = ()) -> Result:
+    field, old = x.field, x.shape
+    assert field is not None
+    amounts = [shifts] if isinstance(shifts, int) else list(shifts)
+    axes = [dims] if isinstance(dims, int) else list(dims)
+    if not axes:  # rolls the flattened tensor
+        n = math.prod(old)
+        rolled = taken(reshaped(field, old, (n,)), 0, n, np.roll(np.arange(n), amounts[0]))
+        return reshaped(rolled, (n,), old)
+    for s, d in zip(amounts, axes, strict=True):
+        at = dim_of(d, len(old))
+        field = taken(field, at, old[at], np.roll(np.arange(old[at]), s))
+    return field
+
+
+@rule("diagonal", "diag_embed", "diagonal_copy", "as_strided", "diag", "block_diag", "kron", "trace", "tril_indices")
+def irregular(call: Call, *args: Any, **kwargs: Any) -> Result:
+    """Worked out as the whole: truthful, not tight."""
+    from .registry import unknown
+
+    return unknown(call, *args, **kwargs)
+
+
+del RULES["diagonal"]
+
+
+@rule("diagonal")
+def diagonal(call: Call, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Result:
+    n = len(x.shape)
+    a, b = dim1 % n, dim2 % n
+    length = call.out[0][-1]
+    rows = np.arange(length) + max(-offset, 0)
+    flat = rows * x.shape[b] + rows + offset
+    rest = [d for d in range(n) if d not in (a, b)]
+    order = [*rest, a, b]
+    shape = tuple(x.shape[d] for d in order)
+    merged = (*shape[:-2], shape[-2] * shape[-1])
+    if x.field is None:
+        return None
+    return taken(reshaped(permuted(x.field, order), shape, merged), len(rest), merged[-1], flat)
+
+
+# ---------------------------------------------------------------------------------------------- repeats and shuffles
+
+
+@rule("repeat", "tile")
+def repeat(call: Call, x: Value, times: Sequence[int]) -> Result:
+    field = x.field
+    assert field is not None
+    out = call.out[0]
+    shape = (1,) * (len(out) - len(x.shape)) + x.shape
+    shift = len(out) - len(x.shape)
+    field = field.map(lambda p: renumber_part(p, {d: d + shift for d in range(len(x.shape))})) if shift else field
+    for d, (a, b) in enumerate(zip(shape, out, strict=True)):
+        if a != b:
+            field = taken(field, d, a, np.arange(b) % a)
+    return field
+
+
+@rule("repeat_interleave")
+def repeat_interleave(call: Call, x: Value, repeats: Any = None, dim: int | None = None, **kwargs: Any) -> Result:
+    if x.field is None or isinstance(repeats, Value) or repeats is None:
+        return everywhere(call, x, repeats)
+    if dim is None:
+        n = math.prod(x.shape)
+        return taken(reshaped(x.field, x.shape, (n,)), 0, n, np.arange(n * repeats) // repeats)
+    at = dim_of(dim, len(x.shape))
+    return taken(x.field, at, x.shape[at], np.arange(x.shape[at] * repeats) // repeats)
+
+
+def _rescaled(field: Field, factor: int, up: bool) -> Field:
+    """Pixel (un)shuffle changes the density of the grid, so the nominal jump of the axes that run along it."""
+    return field.each(
+        lambda a: AxisField(a.parts, a.jump / factor if up else a.jump * factor, a.aligned, a.mixed, a.cut)
+    )
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call, x: Value, r: int) -> Result:
+    """(C r^2, H, W) -> (C, H r, W r): channel (c, i, j) goes to phase (i, j)."""
+    field = x.field
+    assert field is not None
+    *b, c, h, w = x.shape
+    n = len(b)
+    split = (*b, c // (r * r), r, r, h, w)
+    field = reshaped(field, x.shape, split)
+    field = permuted(field, [*range(n), n, n + 3, n + 1, n + 4, n + 2])
+    return _rescaled(reshaped(field, (*b, c // (r * r), h, r, w, r), call.out[0]), r, up=True)
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(call: Call, x: Value, r: int) -> Result:
+    field = x.field
+    assert field is not None
+    *b, c, h, w = x.shape
+    n = len(b)
+    split = (*b, c, h // r, r, w // r, r)
+    field = reshaped(field, x.shape, split)
+    field = permuted(field, [*range(n), n, n + 2, n + 4, n + 1, n + 3])
+    return _rescaled(reshaped(field, (*b, c, r, r, h // r, w // r), call.out[0]), r, up=False)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: Call, x: Value, groups: int) -> Result:
+    field = x.field
+    assert field is not None
+    b, c, *rest = x.shape
+    split = (b, groups, c // groups, *rest)
+    field = permuted(reshaped(field, x.shape, split), [0, 2, 1, *range(3, len(split))])
+    return reshaped(field, (b, c // groups, groups, *rest), x.shape)
+
+
+@rule("view_as_real", "view_as_complex", "view_as_real_copy")
+def complex_view(call: Call, x: Value) -> Result:
+    """The pair (real, imaginary) is a new last dim of 2."""
+    if x.field is None or call.op != "view_as_complex":
+        return x.field
+    n = len(x.shape)
+    return drop_dims(reduce(x.field, (n - 1,)), (n - 1,), n)
+
+
+# -------------------------------------------------------------------------------------------------- writing into
+
+
+@rule("slice_scatter")
+def slice_scatter(call: Call, x: Value, source: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Result:
+    at = dim_of(dim, len(x.shape))
+    field = source.field and broadcast(source.field, source.shape, source.shape)
+    return write_box(x.field, field, x.shape, [(at, _range(x.shape[at], start, end, step))])
+
+
+@rule("index_put", "_index_put_impl", "index_fill", "index_copy", "index_add", "scatter", "scatter_add",
+      "scatter_reduce", "masked_scatter", "select_scatter", "put", "index_reduce", "diagonal_scatter")
+def scattered_write(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
+    """Written at known indices of one dim: exact. Elsewhere x may keep its own, joined with all that is written."""
+    if call.op == "index_put" and len(args[0]) >= 1:
+        exact = _index_put(x, args[0], args[1], bool(args[2]) if len(args) > 2 else False)
+        if exact is not NotImplemented:
+            return exact  # type: ignore[no-any-return]
+    others = [v for v in _flat((*args, *kwargs.values())) if v.field is not None]
+    fields = [] if x.field is None else [x.field.unmasked()]
+    fields += [mix(everything(v.field, call.op)) for v in others if v.field is not None]
+    return join(fields) if fields else None
+
+
+def _flat(args: Any) -> list[Value]:
+    from .registry import values
+
+    return list(values(args))
+
+
+def _index_put(x: Value, indices: Sequence[Value | None], source: Value, accumulate: bool) -> Any:
+    """`x[idx] = source` with constant 1-D indices, or a constant boolean mask and a scalar source."""
+    used = [(d, i) for d, i in enumerate(indices) if i is not None]
+    if accumulate or any(i.const is None or i.field is not None for _, i in used):
+        return NotImplemented
+    if len(used) == 1 and used[0][1].const.dtype in _BOOLS and source.field is None and x.field is not None:
+        at, flags = used[0]
+        array = np.asarray(flags.const.cpu().numpy(), dtype=np.bool_)
+        return blank(x.field, Part(array[None], tuple(range(at, at + array.ndim))), x.shape, inside=True)
+    if len(used) == 1 and len(used[0][1].shape) == 1 and used[0][1].const.dtype not in _BOOLS:
+        at, i = used[0]
+        where = np.asarray(i.const.cpu().numpy()) % x.shape[at]
+        if len(np.unique(where)) != len(where):
+            return NotImplemented
+        box = (*x.shape[:at], len(where), *x.shape[at + 1 :])
+        field = source.field and broadcast(source.field, source.shape, box)
+        return write_box(x.field, field, x.shape, [(at, where)])
+    return NotImplemented
+
+
+@rule("take")
+def take(call: Call, x: Value, index: Value) -> Result:
+    return everywhere(call, x, index)
+
+

@@ -1,0 +1,705 @@
+"""One run of a model's forward on storage-less tensors, carrying a Field beside every tensor.
+
+Level 1: a dispatch mode sees every ATen op, lets torch compute the output's shape on the meta device, and applies the
+rule of that op. Level 2 (`shortcut.py`) answers common torch functions before torch does. Both write the same `Event`s,
+one per torch-function call (see `calls.py`). This file knows no tables and prints nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import is_
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .calls import call_name, is_query
+from .field import Field, Shape, forget, join
+from .rules import RULES, Call, Value, Window, elementwise, unknown
+from .rules.work import WORK
+
+_CONST_LIMIT = 1 << 22  # larger constants are not structure
+_KEY = "_rfcalc_value"
+
+
+class NeedsValues(Exception):
+    """The forward asked for the numbers in a tensor, which a storage-less run does not have."""
+
+
+class Ledger:
+    """Bytes of live activations. Storage is counted once, however many views share it."""
+
+    __slots__ = ("live", "peak")
+
+    def __init__(self) -> None:
+        self.live = self.peak = 0
+
+
+class Cell:
+    """One storage: lives as long as any tensor on it, and counts writes so that views know when they are stale."""
+
+    __slots__ = ("ledger", "nbytes", "version")
+
+    def __init__(self, ledger: Ledger, nbytes: int) -> None:
+        self.ledger, self.nbytes, self.version = ledger, nbytes, 0
+        ledger.live += nbytes
+
+    def __del__(self) -> None:
+        self.ledger.live -= self.nbytes
+
+
+class Traced(Value):
+    """A tensor of the run. A view knows its parent, how to read itself off it, and how to write itself back."""
+
+    __slots__ = ("back", "cell", "parent", "replay", "version")
+
+    def __init__(self, shape: Shape, field: Field | None, cell: Cell, const: Any = None) -> None:
+        super().__init__(shape, field, const)
+        self.cell, self.version = cell, cell.version
+        self.parent: Traced | None = None
+        self.replay: Callable[[Field | None], Field | None] | None = None
+        self.back: Callable[[Field | None, Field | None], Field | None] | None = None
+
+
+def fresh(v: Traced) -> Traced:
+    """Re-read a view whose storage was written to since."""
+    if v.version != v.cell.version:
+        if v.parent is not None and v.replay is not None:
+            v.field = v.replay(fresh(v.parent).field)
+        v.version = v.cell.version
+    return v
+
+
+def write(v: Traced, new: Field | None) -> None:
+    """Set what a tensor depends on, and what every tensor on the same storage then does."""
+    chain: list[Traced] = [v]
+    while chain[-1].parent is not None:
+        chain.append(chain[-1].parent)
+    olds = [fresh(c).field for c in chain]
+    v.field = new
+    for child, parent, old in zip(chain, chain[1:], olds[1:], strict=False):
+        if child.back is not None:
+            parent.field = child.back(old, child.field)
+        else:  # a view whose inverse is not known: both the old and the new may be there
+            both = [f for f in (old, child.field) if f is not None]
+            whole = [Field(f.axes, f.approx | {"write through a view"}) for f in both]
+            parent.field = unknown(Call("write through a view", ((),)), *(Value(parent.shape, f) for f in whole))  # type: ignore[assignment]
+    v.cell.version += 1
+    for c in chain:
+        c.version = v.cell.version
+
+
+class Frame:
+    """One call of one module."""
+
+    __slots__ = ("events", "module", "parent", "path")
+
+    def __init__(self, module: nn.Module | None, path: str, parent: Frame | None) -> None:
+        self.module, self.path, self.parent = module, path, parent
+        self.events = 0
+
+
+@dataclass(slots=True)
+class Event:
+    """One op that the input reaches: what came in, what went out, and the geometry and work of it."""
+
+    number: int
+    op: str
+    frame: Frame
+    ins: list[tuple[Shape, Field]]
+    shape: Shape
+    field: Field
+    windows: list[Window]
+    macs: int
+    nbytes: int
+    params: list[int]
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a run left behind."""
+
+    events: list[Event]
+    outputs: list[tuple[Shape, Field | None]]
+    output_number: int
+    macs: int
+    peak: int
+    used: set[int]
+    notes: list[str]
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class _Op:
+    """The op in progress: dispatch calls below it add to this."""
+
+    __slots__ = ("ins", "macs", "params", "windows")
+
+    def __init__(self) -> None:
+        self.ins: list[tuple[Shape, Field]] = []
+        self.windows: list[Window] = []
+        self.macs = 0
+        self.params: list[int] = []
+
+
+# ------------------------------------------------------------------------------------------------ ATen schemas
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What the trace needs of an op's schema. `aliases`: for each return, the index of the argument it aliases."""
+
+    op: str
+    names: tuple[str, ...]
+    written: tuple[str, ...]
+    aliases: tuple[tuple[str, bool] | None, ...]  # (argument name, is a write)
+    pointwise: bool
+    needs_values: bool
+    random: bool
+
+
+_VALUE_OPS = frozenset("item _local_scalar_dense is_nonzero equal allclose".split())
+_UNINITIALISED = frozenset("empty empty_like empty_strided new_empty new_empty_strided empty_permuted".split())
+
+
+@lru_cache(maxsize=4096)
+def schema_of(func: Any) -> Schema:
+    schema = func._schema
+    op = schema.name.split("::")[1]
+    written = tuple(a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write)
+    if op not in RULES and op.endswith("_") and not op.startswith("__"):
+        op = op[:-1]
+    by_set: dict[str, str] = {}
+    for a in schema.arguments:
+        for alias in a.alias_info.before_set if a.alias_info is not None else ():
+            by_set[alias] = a.name
+    aliases = []
+    for r in schema.returns:
+        names = [by_set[s] for s in (r.alias_info.before_set if r.alias_info is not None else ()) if s in by_set]
+        aliases.append((names[0], names[0] in written) if names else None)
+    tags = set(func.tags)
+    return Schema(
+        op,
+        tuple(a.name for a in schema.arguments),
+        written,
+        tuple(aliases),
+        torch.Tag.pointwise in tags,
+        op in _VALUE_OPS or torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags,
+        torch.Tag.nondeterministic_seeded in tags or op in _UNINITIALISED,
+    )
+
+
+def _tensors(args: Any) -> Iterator[Tensor]:
+    for a in args:
+        if isinstance(a, Tensor):
+            yield a
+        elif isinstance(a, list | tuple):
+            yield from _tensors(a)
+
+
+def _map(a: Any, f: Callable[[Tensor], Any]) -> Any:
+    if isinstance(a, Tensor):
+        return f(a)
+    if isinstance(a, list | tuple):
+        return [_map(i, f) for i in a]
+    return a
+
+
+def nbytes_of(t: Tensor) -> int:
+    return t.numel() * t.element_size()
+
+
+# ----------------------------------------------------------------------------------------------------- level 1
+
+
+class Dispatch(TorchDispatchMode):
+    """Level 1: every ATen op, executed by torch and interpreted by its rule."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        schema = schema_of(func)
+        run = self.run
+        every = list(_tensors((*args, *kwargs.values())))
+        vals = [run.value(t) for t in every]
+        touched = any(v.field is not None for v in vals)
+        rule = RULES.get(schema.op) or (elementwise if schema.pointwise else None)
+        if rule is None and (touched or schema.op not in WORK):
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        if schema.needs_values:
+            return run.read(func, schema, args, kwargs, every, vals)
+        run.guard(schema, func, args, kwargs)
+        margs, mkwargs = run.placed(func, args, kwargs, every)
+        result = func(*margs, **mkwargs)
+        run.settle(func, schema, rule, args, kwargs, vals, touched, result)
+        if margs is not args and result is not None and schema.written:
+            return _returned(schema, args, kwargs, result)
+        return result
+
+
+def _returned(schema: Schema, args: Any, kwargs: Any, result: Any) -> Any:
+    """In-place ops give back the tensor they were given, not its stand-in."""
+    alias = schema.aliases[0] if schema.aliases else None
+    if alias is None or not alias[1]:
+        return result
+    i = schema.names.index(alias[0])
+    return args[i] if i < len(args) else kwargs[alias[0]]
+
+
+class Run(TorchFunctionMode):
+    """The state of one run: values of tensors, the module stack, the events. Also the function mode of both levels."""
+
+    def __init__(self, paths: dict[int, str], params: dict[int, Tensor], shortcuts: dict[Any, Any] | None) -> None:
+        super().__init__()
+        self.paths, self.params = paths, params
+        self.shortcuts = shortcuts or {}
+        self.ledger = Ledger()
+        self.dispatch = Dispatch(self)
+        self.frame = Frame(None, "", None)
+        self.failed_at: Frame | None = None
+        self.number = -1
+        self.op: _Op | None = None
+        self.events: list[Event] = []
+        self.macs = 0
+        self.used: set[int] = set()
+        self.known: dict[int, tuple[Value, Tensor]] = {}
+        self.stand_ins: dict[int, tuple[Tensor, Tensor]] = {}
+        self.saved: list[tuple[Tensor, Tensor]] = []
+        self.marked: list[Tensor] = []
+        self.failed: dict[str, str] = {}
+
+    # -- values
+
+    def value(self, t: Tensor) -> Value:
+        """What is known of a tensor; weights and buffers get an entry when first seen."""
+        hit = self.known.get(id(t))
+        if hit is not None:
+            if id(t) in self.params:
+                self._use(id(t))
+            return hit[0]
+        v = t.__dict__.get(_KEY)
+        if v is not None:
+            return fresh(v)
+        # A tensor from before the run. Parameters are weights; small other tensors are structure.
+        if id(t) in self.params:
+            self._use(id(t))
+            const = None
+        else:
+            const = t if not t.is_meta and t.numel() <= _CONST_LIMIT else getattr(t, "_rfcalc_const", None)
+        v = Traced(tuple(t.shape), None, Cell(self.ledger, 0), const)
+        self.known[id(t)] = (v, t)
+        return v
+
+    def _use(self, ident: int) -> None:
+        self.used.add(ident)
+        if self.op is not None:
+            self.op.params.append(ident)
+
+    def attach(self, t: Tensor, v: Traced) -> None:
+        t.__dict__[_KEY] = v
+        hit = self.known.get(id(t))
+        if hit is not None:  # an id of a weight or buffer: its entry is replaced
+            self.known[id(t)] = (v, t)
+            self.marked.append(t)
+
+    def new(self, t: Tensor, field: Field | None, const: Any = None) -> Traced:
+        v = Traced(tuple(t.shape), field, Cell(self.ledger, nbytes_of(t)), const)
+        self.attach(t, v)
+        return v
+
+    # -- the world outside
+
+    def placed(self, func: Any, args: Any, kwargs: Any, every: Sequence[Tensor]) -> tuple[Any, Any]:
+        """Where storage-less tensors meet weights that have storage, storage-less stand-ins take the weights' place."""
+        if not any(t.is_meta for t in every) or all(t.is_meta for t in every):
+            return args, kwargs
+        if schema_of(func).op in ("copy", "_to_copy", "to") and not every[0].is_meta:
+            raise NeedsValues("a copy from the traced input into a tensor with storage")
+        return _map(list(args), self.stand_in), {k: _map(v, self.stand_in) for k, v in kwargs.items()}
+
+    def stand_in(self, t: Tensor) -> Tensor:
+        if t.is_meta:
+            return t
+        hit = self.stand_ins.get(id(t))
+        if hit is None:
+            empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+            hit = self.stand_ins[id(t)] = (empty, t)
+        return hit[0]
+
+    def guard(self, schema: Schema, func: Any, args: Any, kwargs: Any) -> None:
+        """Keep a copy of any tensor of the user's before the first write to it."""
+        for name in schema.written:
+            i = schema.names.index(name)
+            target = args[i] if i < len(args) else kwargs.get(name)
+            for t in _tensors([target]):
+                if _KEY not in t.__dict__ and not t.is_meta and not any(s is t for s, _ in self.saved):
+                    self.saved.append((t, t.detach().clone()))
+
+    def restore(self) -> None:
+        for t, old in self.saved:
+            t.data.copy_(old)
+        for t in self.marked:
+            t.__dict__.pop(_KEY, None)
+
+    def read(self, func: Any, schema: Schema, args: Any, kwargs: Any, every: Any, vals: Any) -> Any:
+        """An op whose result depends on numbers: taken from constants where they are known."""
+        if all(v.const is not None and v.field is None for v in vals):
+            consts = iter([v.const for v in vals])
+            result = func(*_map(list(args), lambda _: next(consts)), **kwargs)
+            for t in _tensors([result]):
+                self.new(t, None, t)
+            return result
+        if any(t.is_meta for t in every):
+            raise NeedsValues(f"`{schema.op}` asks for numbers")
+        result = func(*args, **kwargs)
+        touched = any(v.field is not None for v in vals)
+        self.settle(func, schema, RULES.get(schema.op), args, kwargs, vals, touched, result)
+        return result
+
+    # -- one ATen op, after torch has executed it
+
+    def settle(
+        self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any, vals: Any, touched: bool, result: Any
+    ) -> None:  # fmt: skip
+        it = iter(vals)
+        vargs = _map(list(args), lambda _: next(it))
+        vkwargs = {k: _map(v, lambda _: next(it)) for k, v in kwargs.items()}
+        outs = list(_tensors([result])) if result is not None else []
+        work = WORK.get(schema.op)
+        if work is not None and outs:
+            self.count(work(tuple(outs[0].shape), *vargs, **vkwargs))
+        if not touched:
+            self._constant(func, schema, args, kwargs, vals, vkwargs, vargs, outs)
+            return
+        written = [self._argument(schema, name, vargs, vkwargs) for name in schema.written]
+        shapes = tuple(tuple(t.shape) for t in outs) or tuple(v.shape for v in _values(written))
+        call = Call(schema.op, shapes)
+        fields = self.apply(rule, call, vargs, vkwargs)
+        for v in _values(vargs):
+            if v.field is not None and self.op is not None:
+                self.op.ins.append((v.shape, v.field))
+        if call.window is not None and self.op is not None:
+            self.op.windows.append(call.window)
+        self._bind(schema, rule, call, vargs, vkwargs, outs, fields, written)
+
+    def apply(self, rule: Any, call: Call, vargs: Any, vkwargs: Any) -> tuple[Field | None, ...]:
+        """The rule's fields, one per output. A rule that fails on its arguments is treated as no rule, and named."""
+        if rule is None:
+            out = unknown(call, *vargs, **vkwargs)
+        else:
+            try:
+                out = rule(call, *vargs, **vkwargs)
+            except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+                self.failed.setdefault(call.op, f"{type(error).__name__}: {error}")
+                out = unknown(call, *vargs, **vkwargs)
+        return out if isinstance(out, tuple) else (out,) * max(len(call.out), 1)
+
+    def _argument(self, schema: Schema, name: str, vargs: Any, vkwargs: Any) -> Any:
+        i = schema.names.index(name)
+        return vargs[i] if i < len(vargs) else vkwargs.get(name)
+
+    def _bind(
+        self, schema: Schema, rule: Any, call: Call, vargs: Any, vkwargs: Any, outs: Any, fields: Any, written: Any
+    ) -> None:  # fmt: skip
+        for v, f in zip(_values(written), _cycled(fields), strict=False):
+            write(v, f)
+        many = len(schema.aliases) == 1 and len(outs) > 1  # Tensor(a)[]: split, unbind
+        for i, t in enumerate(outs):
+            alias = schema.aliases[0 if many else i] if i < len(schema.aliases) or many else None
+            if alias is not None and alias[1]:
+                continue  # the written argument itself
+            if alias is None:
+                if _KEY not in t.__dict__:
+                    self.new(t, fields[i])
+                continue
+            parent = self._argument(schema, alias[0], vargs, vkwargs)
+            if t.__dict__.get(_KEY) is parent:
+                continue  # `contiguous` and `to` may give back their argument
+            if not isinstance(parent, Traced):
+                self.new(t, fields[i])
+                continue
+            v = Traced(tuple(t.shape), fields[i], parent.cell)
+            v.parent = parent
+            v.replay = _replay(rule, call, vargs, vkwargs, parent, i)
+            v.back = call.write_back or _piece_back(call, vargs, parent, i) or _identity_back(parent, t)
+            self.attach(t, v)
+
+    def _constant(
+        self, func: Any, schema: Schema, args: Any, kwargs: Any, vals: Any, vkwargs: Any, vargs: Any, outs: Any
+    ) -> None:  # fmt: skip
+        """An op that no input reaches. Small results of known numbers are computed, because masks are structure."""
+        consts: list[Any] = []
+        small = sum(t.numel() for t in outs) <= _CONST_LIMIT
+        if small and not schema.random and all(v.const is not None for v in vals):
+            if all(not t.is_meta for t in outs):
+                consts = list(outs)
+            else:
+                it = iter([v.const for v in vals])
+                cargs = _map(list(args), lambda _: next(it))
+                ckwargs = {k: _map(v, lambda _: next(it)) for k, v in kwargs.items()}
+                if "device" in schema.names:
+                    ckwargs["device"] = torch.device("cpu")
+                consts = list(_tensors([func(*cargs, **ckwargs)]))
+        for name in schema.written:
+            for v in _values([self._argument(schema, name, vargs, vkwargs)]):
+                if not consts:
+                    v.const = None
+        for i, t in enumerate(outs):
+            if _KEY not in t.__dict__ and id(t) not in self.known:
+                self.new(t, None, consts[i] if i < len(consts) else None)
+
+    def count(self, macs: int) -> None:
+        self.macs += macs
+        if self.op is not None:
+            self.op.macs += macs
+
+    # -- one torch function
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if is_query(func):
+            return func(*args, **kwargs)
+        self.number += 1
+        op = self.op = _Op()
+        short = self.shortcuts.get(func)
+        if short is not None:
+            result = short(self, op, *args, **kwargs)
+            if result is not NotImplemented:
+                params = self.params
+                for a in (*args, *kwargs.values()):
+                    if id(a) in params:
+                        self._use(id(a))
+                self.record(func, op, result)
+                self.op = None
+                return result
+        with self.dispatch:
+            result = func(*args, **kwargs)
+        self.record(func, op, result if result is not None else args[0] if args else None)
+        self.op = None
+        return result
+
+    def record(self, func: Any, op: _Op, result: Any) -> None:
+        """Write the event of an op whose result the input reaches."""
+        ledger = self.ledger
+        ledger.peak = max(ledger.peak, ledger.live)
+        if not op.ins:
+            return
+        if type(result) is Tensor:
+            v = self.value(result)
+            size = v.cell.nbytes if isinstance(v, Traced) else 0
+        else:
+            found = [(self.value(t), t) for t in _tensors([result])]
+            reached = [(v, t) for v, t in found if v.field is not None]
+            if not reached:
+                return
+            v, size = reached[0][0], sum(nbytes_of(t) for _, t in reached)
+        if v.field is None:
+            return
+        frame = self.frame
+        frame.events += 1
+        self.events.append(
+            Event(self.number, call_name(func), frame, op.ins, v.shape, v.field, op.windows, op.macs, size, op.params)
+        )
+
+
+def _values(items: Any) -> Iterator[Any]:
+    for v in items:
+        if isinstance(v, Value):
+            yield v
+        elif isinstance(v, list | tuple):
+            yield from _values(v)
+
+
+def _cycled(fields: tuple[Field | None, ...]) -> Iterator[Field | None]:
+    while fields:
+        yield from fields
+
+
+def _replay(rule: Any, call: Call, vargs: Any, vkwargs: Any, parent: Traced, i: int) -> Any:
+    """How to read a view off its parent again."""
+
+    def replay(field: Field | None) -> Field | None:
+        if field is None:
+            return None
+        value = Value(parent.shape, field)
+        args = [value if a is parent else a for a in vargs]
+        out = (rule or unknown)(Call(call.op, call.out), *args, **vkwargs)
+        result: Field | None = out[i] if isinstance(out, tuple) else out
+        return result
+
+    return replay
+
+
+def _identity_back(parent: Traced, t: Tensor) -> Any:
+    """detach, alias, contiguous: the view is the whole parent."""
+    return (lambda old, new: new) if parent.shape == tuple(t.shape) else None
+
+
+def _piece_back(call: Call, vargs: Any, parent: Traced, i: int) -> Any:
+    """A piece of a split, chunk or unbind writes back into its stretch of the parent."""
+    from .field import renumber_part, write_box
+    from .rules.view import piece
+
+    if call.op not in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split"):
+        return None
+    dim, start, stop = piece(call.op, parent.shape, call.out, tuple(vargs[1:]), i)
+    shape, index = parent.shape, np.arange(start, stop)
+
+    def back(old: Field | None, new: Field | None) -> Field | None:
+        if call.op == "unbind" and new is not None:
+            new = new.map(lambda p: renumber_part(p, {d: d + (d >= dim) for d in range(len(shape))}))
+        return write_box(old, new, shape, [(dim, index)])
+
+    return back
+
+
+# ------------------------------------------------------------------------------------------------ running a model
+
+
+@contextmanager
+def attributed(run: Run) -> Iterator[None]:
+    """Know at every moment which module is running."""
+    original = nn.Module.__call__
+    paths = run.paths
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        outer = run.frame
+        run.frame = Frame(module, paths.get(id(module)) or _adopt(paths, module, outer), outer)
+        try:
+            return original(module, *args, **kwargs)
+        except BaseException:
+            if run.failed_at is None:
+                run.failed_at = run.frame
+            raise
+        finally:
+            run.frame = outer
+
+    nn.Module.__call__ = call  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = original  # type: ignore[method-assign]
+
+
+def _adopt(paths: dict[int, str], module: nn.Module, outer: Frame) -> str:
+    """A module that is not registered below the root: named after its class, under its caller."""
+    if id(module) in paths:
+        return paths[id(module)]
+    return f"{outer.path}.<{type(module).__name__}>".lstrip(".")
+
+
+@contextmanager
+def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every attribute, buffer, hook and random state is what it was."""
+    snapshots = []
+    for m in modules:
+        d = m.__dict__
+        tables = [(t, t.copy()) for t in (d["_parameters"], d["_buffers"], d["_modules"])]
+        held = [(v, v.copy()) for k, v in d.items() if type(v) in (list, dict, set) and k[0] != "_" and v]
+        snapshots.append((d, d.copy(), tables + held))
+        d["training"] = False
+    torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        for d, old, tables in snapshots:
+            for table, was in tables:
+                _put_back(table, was)
+            d["training"] = old["training"]
+            _put_back(d, old)
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        if cuda_state:
+            torch.cuda.set_rng_state_all(cuda_state)
+
+
+def _put_back(table: Any, was: Any) -> None:
+    if isinstance(table, dict):
+        if len(table) != len(was) or not all(map(is_, table.values(), was.values())):
+            table.clear()
+            table.update(was)
+    elif table != was if isinstance(table, set) else len(table) != len(was) or not all(map(is_, table, was)):
+        table.clear()
+        table.update(was) if isinstance(table, set) else table.extend(was)
+
+
+def walk(root: nn.Module) -> tuple[dict[int, str], list[nn.Module]]:
+    """Every module below root once, with the path it is first found under."""
+    paths: dict[int, str] = {id(root): ""}
+    found = [root]
+    stack = [(root, "")]
+    while stack:
+        module, prefix = stack.pop()
+        below = []
+        for name, child in module.__dict__["_modules"].items():
+            if child is not None and id(child) not in paths:
+                paths[id(child)] = prefix + name
+                found.append(child)
+                below.append((child, prefix + name + "."))
+        stack += reversed(below)
+    return paths, found
+
+
+def run_forward(
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    seeds: Sequence[tuple[Tensor, Field]],
+    params: dict[int, Tensor],
+    shortcuts: dict[Any, Any] | None,
+) -> Trace:
+    """Run the forward once and return what was seen. `seeds` are the input tensors with their fields.
+
+    Raises whatever the forward raises, with `failed_at` (the module's path) and `failed_module` set on the exception.
+    """
+    paths, modules = walk(model)
+    run = Run(paths, params, shortcuts)
+    with untouched(modules), torch.inference_mode():
+        try:
+            for t, f in seeds:
+                run.new(t, f)
+            with attributed(run), run:
+                result = model(*args, **kwargs)
+            outs = [(run.value(t), t) for t in flatten(result)]
+            events, notes = run.events, []
+        except BaseException as error:
+            at = run.failed_at
+            error.failed_at = at.path if at else ""  # type: ignore[attr-defined]
+            error.failed_module = type(at.module).__name__ if at and at.module else ""  # type: ignore[attr-defined]
+            raise
+        finally:
+            run.restore()
+
+    number = next((e.number for e in reversed(events) if outs and e.field is outs[0][0].field), -1)
+    outputs = [(v.shape, v.field) for v, _ in outs]
+    return Trace(events, outputs, number, run.macs, run.ledger.peak, run.used, notes, run.failed)
+
+
+def flatten(result: Any) -> list[Tensor]:
+    """All tensors in a nested result: tuples, lists, dicts, dataclasses, objects that hold tensors."""
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, dict):
+        return [t for v in result.values() for t in flatten(v)]
+    if isinstance(result, list | tuple | set):
+        return [t for v in result for t in flatten(v)]
+    if hasattr(result, "__dict__") and not isinstance(result, type | nn.Module):
+        return [t for v in vars(result).values() for t in flatten(v)]
+    return []
+
+
