@@ -68,7 +68,7 @@ def _fill(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> An
         return func(*args, **kwargs)
     if type(target) is Tensor and not target._is_view() and target.numel() <= LARGEST_TABLE:
         real = func(torch.empty_like(target, device="cpu"), *args[1:], **kwargs)
-        torch.utils.swap_tensors(target, real)
+        torch.utils.swap_tensors(target, real)  # type: ignore[no-untyped-call]
     return target
 
 

@@ -96,7 +96,7 @@ class Design:
             raise DesignError(f"{whole}: returned {_kind(built)}; expected an nn.Module")
         if not self.submodule:
             return built
-        parts = dict(built.named_modules(remove_duplicate=False))
+        parts: dict[str, nn.Module] = dict(built.named_modules(remove_duplicate=False))
         if self.submodule not in parts:
             hint = _nearest(self.submodule, [name for name in parts if name])
             raise DesignError(f"{whole}: has no submodule {self.submodule!r}; {hint}")

@@ -30,8 +30,11 @@ Shape = tuple[int, ...]
 
 EMPTY = 1 << 40  # larger than any input; min-neutral
 _ONE = Fraction(1)
-_MAX_PARTS = 48  # beyond this, spans are written out as one array
-_MAX_CELLS = 1 << 25  # larger arrays are not built; the hull is taken and the field marked
+_MAX_CELLS = 1 << 25  # larger arrays are not built
+
+
+class TooLargeError(ArithmeticError):
+    """An exact answer would need an array beyond the limit; the caller takes the hull and says so."""
 
 
 class Span(NamedTuple):
@@ -55,10 +58,10 @@ class AxisField:
     """The dependence of one tensor on one input axis.
 
     `jump` is the nominal effective stride. `aligned`: all paths so far agreed on jump and centre. `mixed`: some
-    operation brought in global context (attention, statistics, a pooled gate, an unknown op). `cut`: too large to track.
+    operation brought in global context (attention, statistics, a pooled gate, an unknown op).
     """
 
-    __slots__ = ("aligned", "cut", "jump", "mixed", "parts")
+    __slots__ = ("aligned", "jump", "mixed", "parts")
 
     def __init__(
         self,
@@ -66,20 +69,30 @@ class AxisField:
         jump: Fraction = _ONE,
         aligned: bool = True,
         mixed: bool = False,
-        cut: bool = False,
     ) -> None:
-        self.parts, self.jump, self.aligned, self.mixed, self.cut = parts, jump, aligned, mixed, cut
+        self.parts, self.jump, self.aligned, self.mixed = parts, jump, aligned, mixed
 
     def with_parts(self, parts: Sequence[Part], jump: Fraction | None = None) -> AxisField:
-        cut = self.cut or any(p is _CUT for p in parts)
-        return AxisField(merge(parts), self.jump if jump is None else jump, self.aligned, self.mixed, cut)
+        return _axis_field(parts, self.jump if jump is None else jump, self.aligned, self.mixed)
 
     def as_mixed(self) -> AxisField:
-        return self if self.mixed else AxisField(self.parts, self.jump, self.aligned, True, self.cut)
+        return self if self.mixed else AxisField(self.parts, self.jump, self.aligned, True)
+
+    def runs_along(self, dim: int) -> bool:
+        """Is `dim` the grid of this axis (so that a stride there changes the jump)?"""
+        local = [p for p in self.parts if p.local and dim in p.dims]
+        if not local:
+            return False
+        return any(p.dims == (dim,) for p in local) or any(_main_dim(p) == dim for p in local)
 
     def varies(self) -> bool:
         """Whether the local field differs between positions along some dim."""
         return any(p.local and p.bounds.size > p.bounds.shape[0] for p in self.parts)
+
+
+def _axis_field(parts: Sequence[Part], jump: Fraction, aligned: bool, mixed: bool) -> AxisField:
+    merged = merge(parts)
+    return AxisField(merged, jump, aligned, mixed or not all(p.local for p in merged))
 
 
 class Mask(NamedTuple):
@@ -116,8 +129,6 @@ class Field:
         return self if self.mask is None else Field(self.axes, self.approx)
 
 
-_CUT = Part(np.full((4,), EMPTY, np.int64), ())  # stands in the list of parts: "this was too large to track"
-
 # Results by identity of their operands: H and W of a square map share their arrays, so work is done once for both.
 # The operands are kept alive beside the result, so an id cannot be reused. Cleared after each trace.
 _memo: dict[tuple[Any, ...], tuple[Any, ...]] = {}
@@ -137,6 +148,19 @@ def _ramp(n: int) -> Bounds:
     return np.stack([i, -i, i, -i])
 
 
+def _main_dim(part: Part) -> int:
+    """Of several dims, the one along which the centres move most."""
+    alive = part.bounds[2] < EMPTY // 2
+    centre = np.where(alive, part.bounds[2] - part.bounds[3], 0)
+    moves = []
+    for i in range(centre.ndim):
+        others = tuple(j for j in range(centre.ndim) if j != i)
+        count = alive.sum(others)
+        mean = centre.sum(others)[count > 0] / count[count > 0]
+        moves.append(float(np.ptp(mean)) if mean.size else 0.0)
+    return part.dims[int(np.argmax(moves))]
+
+
 def identity(n: int, dim: int) -> AxisField:
     """The input itself: position i depends on pixel i.
 
@@ -152,15 +176,20 @@ NOTHING = AxisField(())
 def merge(parts: Sequence[Part]) -> tuple[Part, ...]:
     """Hull of parts of the same layout; parts of different layouts stay apart."""
     if len(parts) == 1:
-        return tuple(p for p in parts if p is not _CUT)
+        return tuple(parts)
     found: dict[tuple[Any, ...], Part] = {}
     for p in parts:
-        if p is _CUT:
-            continue
         key = (p.dims, p.local, p.span, p.bounds.shape)
         other = found.get(key)
         found[key] = p if other is None else p._replace(bounds=_minimum(other.bounds, p.bounds))
-    return tuple(found.values())
+    if len(found) == 1 or not any(p.local and p.bounds.size > p.bounds.shape[0] for p in found.values()):
+        return tuple(found.values())
+    # What is the same everywhere, beside something that is not, is global context.
+    still = [p for p in found.values() if p.local and not p.dims and p.span is None]
+    if not still:
+        return tuple(found.values())
+    rest = [p for p in found.values() if not (p.local and not p.dims and p.span is None)]
+    return merge([*rest, *(p._replace(local=False) for p in still)])
 
 
 def _minimum(a: Bounds, b: Bounds) -> Bounds:
@@ -172,6 +201,11 @@ def _minimum(a: Bounds, b: Bounds) -> Bounds:
         hit = _memo[key] = (np.minimum(a, b), a, b)
     result: Bounds = hit[0]
     return result
+
+
+def _limit(cells: int) -> None:
+    if cells > _MAX_CELLS:
+        raise TooLargeError(f"{cells:,} cells")
 
 
 def _axis(part: Part, dim: int) -> int:
@@ -187,8 +221,7 @@ def expand_span(part: Part, size: int) -> Part:
     ax = _axis(inner, span.dim)
     shape = list(inner.bounds.shape)
     shape[ax] = size
-    if math.prod(shape) > _MAX_CELLS:
-        return _CUT
+    _limit(math.prod(shape))
     out = np.full(shape, _neutral(inner.bounds), inner.bounds.dtype)
     out[(slice(None),) * ax + (slice(span.start, span.stop),)] = inner.bounds
     return Part(out, inner.dims, inner.local)
@@ -204,8 +237,7 @@ def spread(part: Part, dim: int, size: int) -> Part:
         return part
     dims = tuple(sorted((*part.dims, dim)))
     ax = dims.index(dim) + 1
-    if part.bounds.size * size > _MAX_CELLS:
-        return _CUT
+    _limit(part.bounds.size * size)
     return part._replace(bounds=np.repeat(np.expand_dims(part.bounds, ax), size, ax), dims=dims)
 
 
@@ -318,8 +350,6 @@ def _window(b: Bounds, ax: int, n_out: int, k: int, s: int, before: int, d: int,
 
 def _blank(part: Part, dim: int, where: NDArray[np.bool_]) -> Part:
     """Empty the exact rows at some positions of a dim."""
-    if part is _CUT:
-        return part
     out = part.bounds.copy()
     out[(slice(0, 2),) + (slice(None),) * (_axis(part, dim) - 1) + (where,)] = EMPTY
     return part._replace(bounds=out)
@@ -484,8 +514,6 @@ def reshape_part(part: Part, old: Shape, new: Shape) -> Part:
     plan = _reshape_plan(old, new)
     if part.span is not None and not any(src == (part.span.dim,) and len(dst) == 1 for src, dst in plan):
         part = expand_span(part, old[part.span.dim])
-        if part is _CUT:
-            return part
     span = part.span
     size, full, target, dims, fresh = [part.bounds.shape[0]], [part.bounds.shape[0]], [part.bounds.shape[0]], [], []
     for src, dst in plan:
@@ -501,8 +529,7 @@ def reshape_part(part: Part, old: Shape, new: Shape) -> Part:
             fresh += list(dst)
     if not fresh:
         return Part(part.bounds.reshape(target), tuple(dims), part.local, span)
-    if math.prod(full) > _MAX_CELLS:
-        return _CUT
+    _limit(math.prod(full))
     b = np.broadcast_to(part.bounds.reshape(size), full).reshape(target)
     return settle(Part(b, tuple(dims), part.local, span), fresh)
 
@@ -557,8 +584,6 @@ def place_part(part: Part, dim: int, start: int, n: int, total: int) -> Part:
         if part.span.dim == dim and dim not in part.dims:
             return part._replace(span=Span(dim, part.span.start + start, part.span.stop + start))
         part = spread(part, dim, n) if part.span.dim != dim else expand_span(part, n)
-        if part is _CUT or dim in part.dims:
-            return _CUT if part is _CUT else _place_array(part, dim, start, total)
     return _place_array(part, dim, start, total)
 
 
@@ -567,8 +592,7 @@ def _place_array(part: Part, dim: int, start: int, total: int) -> Part:
     shape = list(part.bounds.shape)
     n = shape[ax]
     shape[ax] = total
-    if math.prod(shape) > _MAX_CELLS:
-        return _CUT
+    _limit(math.prod(shape))
     out = np.full(shape, _neutral(part.bounds), part.bounds.dtype)
     out[(slice(None),) * ax + (slice(start, start + n),)] = part.bounds
     return part._replace(bounds=out)
@@ -618,7 +642,7 @@ def join_axes(axes: Sequence[AxisField]) -> AxisField:
         else:
             parts += a.parts
             aligned = aligned and (a is lead or _axes_agree(lead, a))
-    return AxisField(merge(parts), lead.jump, aligned, mixed, any(a.cut for a in present))
+    return _axis_field(parts, lead.jump, aligned, mixed)
 
 
 def join(fields: Sequence[Field]) -> Field:
@@ -675,7 +699,7 @@ def normalise(field: Field, dims: Sequence[int]) -> Field:
         if not extra:
             return a
         mixed = a.mixed or any(q.dims != p.dims for p, q in means)
-        return AxisField(merge([*a.parts, *extra]), a.jump, a.aligned, mixed, a.cut)
+        return AxisField(merge([*a.parts, *extra]), a.jump, a.aligned, mixed)
 
     return field.each(change)
 
@@ -687,7 +711,7 @@ def everything(field: Field, op: str | None = None) -> Field:
         if not a.parts:
             return a
         parts = [Part(p.bounds.reshape(p.bounds.shape[0], -1).min(1), (), p.local) for p in a.parts]
-        return AxisField(merge(parts), a.jump, a.aligned, True, a.cut)
+        return AxisField(merge(parts), a.jump, a.aligned, True)
 
     return Field(tuple(change(a) for a in field.axes), field.approx | ({op} if op else frozenset()))
 
@@ -700,7 +724,7 @@ def _wide(part: Part, dims: Sequence[int], shape: Shape) -> tuple[Part, tuple[in
     if part.span is not None:
         part = expand_span(part, shape[part.span.dim])
     every = tuple(sorted({*part.dims, *dims}))
-    if math.prod(shape[d] for d in every) > _MAX_CELLS >> 3 or part is _CUT:
+    if math.prod(shape[d] for d in every) > _MAX_CELLS >> 3:
         return None
     sizes = [part.bounds.shape[1 + part.dims.index(d)] if d in part.dims else 1 for d in every]
     return part._replace(bounds=part.bounds.reshape(part.bounds.shape[0], *sizes)), every
@@ -722,31 +746,45 @@ def blank(field: Field, flags: Part, shape: Shape, inside: bool) -> Field:
     return field.each(lambda a: a.with_parts([where_part(p, flags, shape, not inside) for p in a.parts]))
 
 
+def _dominated(p: Part, by: Sequence[Part]) -> bool:
+    """Do parts of the same layout (or the same everywhere) together depend on all that p depends on?"""
+    hull = None
+    for q in by:
+        if q.span == p.span and q.dims in (p.dims, ()):
+            b = q.bounds if q.dims else q.bounds.reshape(-1, *[1] * (p.bounds.ndim - 1))
+            hull = b if hull is None else np.minimum(hull, b)
+    return hull is not None and bool((hull <= p.bounds).all())
+
+
 def write_box(old: Field | None, new: Field | None, shape: Shape, box: Sequence[tuple[int, Index]]) -> Field | None:
-    """Overwrite the positions `index` of each `(dim, index)` in `box`; `new` is numbered like `shape`, sized like the box."""
-    if old is None and new is None:
-        return None
+    """Overwrite the positions `index` of each `(dim, index)` in `box`. `new` is numbered like `shape`, sized like the box."""
+    box = [(d, i) for d, i in box if len(i) != shape[d] or (np.diff(i) != 1).any()]
+    if not box or (old is None and new is None):
+        return new
     some = old or new
     assert some is not None
-    hole = np.zeros([shape[d] for d, _ in box], np.bool_)
-    hole[np.ix_(*(i for _, i in box))] = True
     dims = tuple(d for d, _ in box)
+    hole = np.zeros([shape[d] for d in dims], np.bool_)
+    hole[np.ix_(*(i for _, i in box))] = True
 
-    def punch(p: Part) -> Part:
-        for d in dims:
-            p = expand_span(p, shape[d]) if p.span is not None and p.span.dim == d else p
-            p = spread(p, d, shape[d])
-        if p is _CUT:
+    def punch(p: Part, written: Sequence[Part]) -> Part:
+        inside = p
+        for d, index in box:
+            inside = take_part(inside, d, shape[d], index)
+        if _dominated(inside, written):  # `x[box] += y`: what was there is there still
             return p
+        for d in dims:
+            p = spread(expand_span(p, shape[d]) if p.span is not None and p.span.dim == d else p, d, shape[d])
         sizes = [shape[d] if d in dims else 1 for d in p.dims]
         return p._replace(bounds=np.where(hole.reshape(sizes), EMPTY, p.bounds))
 
     def place(p: Part) -> Part:
         for d, index in box:
-            p = expand_span(p, len(index)) if p.span is not None and p.span.dim == d else p
-            p = spread(p, d, len(index))
-            if p is _CUT:
-                return p
+            solid = index[-1] - index[0] + 1 == len(index)
+            if d not in p.dims and p.span is None and solid:
+                p = p._replace(span=Span(d, int(index[0]), int(index[-1]) + 1))
+                continue
+            p = spread(expand_span(p, len(index)) if p.span is not None and p.span.dim == d else p, d, len(index))
             ax = _axis(p, d)
             size = list(p.bounds.shape)
             size[ax] = shape[d]
@@ -757,7 +795,8 @@ def write_box(old: Field | None, new: Field | None, shape: Shape, box: Sequence[
 
     axes = []
     for i in range(len(some.axes)):
-        kept = old.axes[i].with_parts([punch(p) for p in old.axes[i].parts]) if old else NOTHING
+        fresh = new.axes[i].parts if new else ()
+        kept = old.axes[i].with_parts([punch(p, fresh) for p in old.axes[i].parts]) if old else NOTHING
         laid = new.axes[i].with_parts([place(p) for p in new.axes[i].parts]) if new else NOTHING
         axes.append(join_axes([kept, laid]) if kept.parts and laid.parts else kept if kept.parts else laid)
     return Field(tuple(axes), (old.approx if old else frozenset()) | (new.approx if new else frozenset()))

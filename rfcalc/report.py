@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ForwardError, InputError, RfcalcError
-from .field import EMPTY, NOTHING, AxisField, Field, Part, Shape, dense, forget, identity
+from .field import EMPTY, NOTHING, AxisField, Field, Part, Shape, dense, forget, identity, take_part
 from .rules import Window
 from .shortcut import SHORTCUTS
-from .trace import Event, NeedsValues, Trace, run_forward, walk
+from .trace import Event, NeedsValues, Trace, UnseenOpError, run_forward, walk
 
 SCHEMA = "rfcalc.report/1"
+_WRITE_OUT = 1 << 16  # maps of more positions are read part by part
 _LAYOUTS = {1: "T", 2: "CL", 3: "CHW", 4: "CDHW"}
 _TORCH_CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -252,23 +255,82 @@ _NO_EXTENT = _Extent(0, 0, 0, 0.0, 0, True, False)
 
 
 def _extents(parts: Sequence[Part], shape: Shape) -> tuple[int, int]:
-    """Largest and smallest unclipped size over all positions; positions that see nothing count as 0 in the largest."""
+    """Largest and smallest unclipped size over all positions that see anything."""
     if len(parts) == 1 and parts[0].span is None:
         return _sizes(parts[0].bounds)
-    spans = [p for p in parts if p.span is not None]
-    if not spans or not _disjoint(spans):
-        return _sizes(dense(parts, shape)[0])
-    base = [p for p in parts if p.span is None]
-    groups: dict[Any, list[Part]] = {}
-    for p in spans:
-        groups.setdefault(p.span, []).append(p._replace(span=None))
-    found = [_sizes(dense([*base, *g], shape)[0]) for g in groups.values()]
-    return max(f[0] for f in found), min(f[1] for f in found)
+    return _sizes(_hulls(parts, shape))
 
 
-def _disjoint(spans: Sequence[Part]) -> bool:
-    ranges = sorted({p.span for p in spans if p.span is not None})
-    return len({s.dim for s in ranges}) == 1 and all(a.stop <= b.start for a, b in zip(ranges, ranges[1:], strict=False))
+def _hulls(parts: Sequence[Part], shape: Shape) -> Any:
+    """Every interval that occurs at some position, as columns `(4, m)`; large maps are reduced to distinct ones."""
+    for p in parts:  # one that holds all others everywhere speaks for all
+        if not p.dims and p.span is None and all(
+            (p.bounds <= q.bounds.reshape(4, -1).min(1)).all() for q in parts if q is not p
+        ):
+            return p.bounds.reshape(4, 1)
+    spans = [p.span for p in parts if p.span is not None]
+    every = {d for p in parts for d in p.dims} | {s.dim for s in spans}
+    if math.prod(shape[d] for d in every) <= _WRITE_OUT:
+        return dense(parts, shape)[0].reshape(4, -1)
+    if spans:
+        return _by_segments(parts, shape, spans[0].dim)
+    groups = _sharing_dims(parts)
+    if len(groups) == 1:
+        return dense(parts, shape)[0].reshape(4, -1)
+    out = np.full((4, 1), EMPTY, np.int64)
+    for group in groups:
+        columns = _distinct(dense(group, shape)[0].reshape(4, -1))
+        out = np.minimum(out[:, :, None], columns[:, None, :]).reshape(4, -1)
+    return out
+
+
+def _by_segments(parts: Sequence[Part], shape: Shape, dim: int) -> Any:
+    """Cut one dim where spans begin and end; inside a segment each part exists or does not."""
+    cuts = {0, shape[dim]}
+    for p in parts:
+        if p.span is not None and p.span.dim == dim:
+            cuts |= {p.span.start, p.span.stop}
+    edges = sorted(cuts)
+    found = []
+    for a, b in itertools.pairwise(edges):
+        here = []
+        for p in parts:
+            if p.span is None or p.span.dim != dim:
+                here.append(take_part(p, dim, shape[dim], np.arange(a, b)) if dim in p.dims else p)
+            elif p.span.start <= a and b <= p.span.stop:
+                inner = p._replace(span=None)
+                start = p.span.start
+                here.append(take_part(inner, dim, 0, np.arange(a - start, b - start)) if dim in p.dims else inner)
+        piece = (*shape[:dim], b - a, *shape[dim + 1 :])
+        if here:
+            found.append(_hulls(here, piece))
+    return np.concatenate(found, 1) if found else np.full((4, 1), EMPTY, np.int64)
+
+
+def _sharing_dims(parts: Sequence[Part]) -> list[list[Part]]:
+    """Groups of parts such that parts of different groups run along different dims."""
+    groups: list[tuple[set[int], list[Part]]] = []
+    for p in parts:
+        dims, members = set(p.dims), [p]
+        apart = []
+        for d, m in groups:
+            if d & dims:
+                dims, members = d | dims, m + members
+            else:
+                apart.append((d, m))
+        groups = [*apart, (dims, members)]
+    return [m for _, m in groups]
+
+
+def _distinct(b: Any) -> Any:
+    """The distinct columns, found by one integer key per column."""
+    if b.shape[1] < 2:
+        return b
+    key = np.zeros(b.shape[1], np.int64)
+    for row in b:
+        _, code = np.unique(row, return_inverse=True)
+        key = np.unique(key * (int(code.max()) + 1) + code, return_inverse=True)[1]
+    return b[:, np.unique(key, return_index=True)[1]]
 
 
 def _sizes(b: Any) -> tuple[int, int]:
@@ -306,10 +368,7 @@ def _regular(p: Part) -> bool:
 
 def _covers(parts: Sequence[Part], shape: Shape, size: int) -> bool:
     """Does every position depend on the first and the last input?"""
-    for p in parts:
-        if not p.dims and p.span is None and p.bounds[0] <= 0 and -p.bounds[1] >= size - 1:
-            return True
-    b, _ = dense(parts, shape)
+    b = _hulls(parts, shape)
     return bool((b[0] <= 0).all() and (-b[1] >= size - 1).all())
 
 
@@ -504,7 +563,7 @@ class _Reader:
             tuple(e.start for e in ext), tuple(e.padding for e in ext), tuple(e.is_global for e in ext),
             sum(t.numel() for t in tensors), sum(t.numel() for t in tensors if t.requires_grad),
             sum(e.macs for e in d.events), last.nbytes,
-            not last.field.approx and not any(a.cut for a in last.field.axes),
+            not last.field.approx,
             all(e.regular for e in ext),
             shaped or n_in != n_out or tuple(r_in) != r_out or j_in != j_out,
         )  # fmt: skip
@@ -620,8 +679,12 @@ def _parameters(model: nn.Module) -> dict[int, tuple[str, Tensor]]:
 
 
 def _run(model: nn.Module, spec: _Inputs, params: Any, shortcuts: Any, dtype: Any, device: str) -> Trace:
-    args, kwargs, seeds = spec.tensors(dtype, device)
-    return run_forward(model, args, kwargs, seeds, params, shortcuts)
+    try:
+        args, kwargs, seeds = spec.tensors(dtype, device)
+        return run_forward(model, args, kwargs, seeds, params, shortcuts)
+    except UnseenOpError:
+        args, kwargs, seeds = spec.tensors(dtype, device)
+        return run_forward(model, args, kwargs, seeds, params, None)
 
 
 def _materialised(model: nn.Module, spec: _Inputs) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import is_
@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .calls import call_name, is_query
-from .field import Field, Shape, forget, join
+from .field import Field, Shape, TooLargeError, everything, join
 from .rules import RULES, Call, Value, Window, elementwise, unknown
 from .rules.work import WORK
 
@@ -32,6 +32,10 @@ _KEY = "_rfcalc_value"
 
 class NeedsValues(Exception):
     """The forward asked for the numbers in a tensor, which a storage-less run does not have."""
+
+
+class UnseenOpError(Exception):
+    """Level 2 met a tensor made by an op it never saw (scripted code, say); level 1 sees every op."""
 
 
 class Ledger:
@@ -74,6 +78,7 @@ def fresh(v: Traced) -> Traced:
     if v.version != v.cell.version:
         if v.parent is not None and v.replay is not None:
             v.field = v.replay(fresh(v.parent).field)
+        v.const = None
         v.version = v.cell.version
     return v
 
@@ -86,15 +91,22 @@ def write(v: Traced, new: Field | None) -> None:
     olds = [fresh(c).field for c in chain]
     v.field = new
     for child, parent, old in zip(chain, chain[1:], olds[1:], strict=False):
-        if child.back is not None:
-            parent.field = child.back(old, child.field)
-        else:  # a view whose inverse is not known: both the old and the new may be there
-            both = [f for f in (old, child.field) if f is not None]
-            whole = [Field(f.axes, f.approx | {"write through a view"}) for f in both]
-            parent.field = unknown(Call("write through a view", ((),)), *(Value(parent.shape, f) for f in whole))  # type: ignore[assignment]
+        parent.field = _written(child, parent, old)
     v.cell.version += 1
     for c in chain:
-        c.version = v.cell.version
+        c.version, c.const = v.cell.version, None
+
+
+def _written(child: Traced, parent: Traced, old: Field | None) -> Field | None:
+    """What the parent of a view depends on once the view was written to."""
+    if child.back is not None:
+        try:
+            return child.back(old, child.field)
+        except TooLargeError:
+            pass  # the hull below, marked
+    # The inverse is not known: anywhere in the parent there may be the old or the new.
+    both = [everything(f, "write through a view") for f in (old, child.field) if f is not None]
+    return join(both) if both else None
 
 
 class Frame:
@@ -166,6 +178,7 @@ class Schema:
 
 
 _VALUE_OPS = frozenset("item _local_scalar_dense is_nonzero equal allclose".split())
+_INDEXED = frozenset(("index", "_unsafe_index"))  # of unknown length only where the index is a boolean mask
 _UNINITIALISED = frozenset("empty empty_like empty_strided new_empty new_empty_strided empty_permuted".split())
 
 
@@ -194,6 +207,10 @@ def schema_of(func: Any) -> Schema:
         op in _VALUE_OPS or torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags,
         torch.Tag.nondeterministic_seeded in tags or op in _UNINITIALISED,
     )
+
+
+def _by_flags(args: Any) -> bool:
+    return any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1:]))
 
 
 def _tensors(args: Any) -> Iterator[Tensor]:
@@ -228,8 +245,10 @@ class Dispatch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        schema = schema_of(func)
         run = self.run
+        if run.op is None:
+            return run.alone(func, args, kwargs)
+        schema = schema_of(func)
         every = list(_tensors((*args, *kwargs.values())))
         vals = [run.value(t) for t in every]
         touched = any(v.field is not None for v in vals)
@@ -239,7 +258,7 @@ class Dispatch(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        if schema.needs_values:
+        if schema.needs_values and not (schema.op in _INDEXED and not _by_flags(args)):
             return run.read(func, schema, args, kwargs, every, vals)
         run.guard(schema, func, args, kwargs)
         margs, mkwargs = run.placed(func, args, kwargs, every)
@@ -262,10 +281,13 @@ def _returned(schema: Schema, args: Any, kwargs: Any, result: Any) -> Any:
 class Run(TorchFunctionMode):
     """The state of one run: values of tensors, the module stack, the events. Also the function mode of both levels."""
 
-    def __init__(self, paths: dict[int, str], params: dict[int, Tensor], shortcuts: dict[Any, Any] | None) -> None:
+    def __init__(
+        self, paths: dict[int, str], params: dict[int, Any], buffers: set[int], shortcuts: dict[Any, Any] | None
+    ) -> None:
         super().__init__()
-        self.paths, self.params = paths, params
+        self.paths, self.params, self.buffers = paths, params, buffers
         self.shortcuts = shortcuts or {}
+        self.exhaustive = shortcuts is None  # level 1: the dispatch mode is on all the time
         self.ledger = Ledger()
         self.dispatch = Dispatch(self)
         self.frame = Frame(None, "", None)
@@ -293,6 +315,8 @@ class Run(TorchFunctionMode):
         v = t.__dict__.get(_KEY)
         if v is not None:
             return fresh(v)
+        if t.is_meta and not self.exhaustive and id(t) not in self.params and id(t) not in self.buffers:
+            raise UnseenOpError("a tensor came from code that torch functions do not see")
         # A tensor from before the run. Parameters are weights; small other tensors are structure.
         if id(t) in self.params:
             self._use(id(t))
@@ -319,6 +343,17 @@ class Run(TorchFunctionMode):
         v = Traced(tuple(t.shape), field, Cell(self.ledger, nbytes_of(t)), const)
         self.attach(t, v)
         return v
+
+    def view(
+        self, t: Tensor, parent: Traced, rule: Any, call: Call, vargs: Any, field: Field | None, vkwargs: Any = None,
+        i: int = 0,
+    ) -> None:  # fmt: skip
+        """Attach a view of another tensor: it shares the storage and follows what is written there."""
+        v = Traced(tuple(t.shape), field, parent.cell)
+        v.parent = parent
+        v.replay = _replay(rule, call, vargs, vkwargs or {}, parent, i)
+        v.back = call.write_back or _piece_back(call, vargs, parent, i) or _identity_back(parent, t)
+        self.attach(t, v)
 
     # -- the world outside
 
@@ -382,15 +417,12 @@ class Run(TorchFunctionMode):
         if work is not None and outs:
             self.count(work(tuple(outs[0].shape), *vargs, **vkwargs))
         if not touched:
-            self._constant(func, schema, args, kwargs, vals, vkwargs, vargs, outs)
+            self._constant(func, schema, rule, args, kwargs, vals, vkwargs, vargs, outs)
             return
         written = [self._argument(schema, name, vargs, vkwargs) for name in schema.written]
         shapes = tuple(tuple(t.shape) for t in outs) or tuple(v.shape for v in _values(written))
         call = Call(schema.op, shapes)
         fields = self.apply(rule, call, vargs, vkwargs)
-        for v in _values(vargs):
-            if v.field is not None and self.op is not None:
-                self.op.ins.append((v.shape, v.field))
         if call.window is not None and self.op is not None:
             self.op.windows.append(call.window)
         self._bind(schema, rule, call, vargs, vkwargs, outs, fields, written)
@@ -422,23 +454,22 @@ class Run(TorchFunctionMode):
             if alias is not None and alias[1]:
                 continue  # the written argument itself
             if alias is None:
-                if _KEY not in t.__dict__:
+                if _KEY not in t.__dict__ and id(t) not in self.known:
                     self.new(t, fields[i])
                 continue
             parent = self._argument(schema, alias[0], vargs, vkwargs)
+            if id(t) in self.known:
+                continue
             if t.__dict__.get(_KEY) is parent:
                 continue  # `contiguous` and `to` may give back their argument
             if not isinstance(parent, Traced):
                 self.new(t, fields[i])
                 continue
-            v = Traced(tuple(t.shape), fields[i], parent.cell)
-            v.parent = parent
-            v.replay = _replay(rule, call, vargs, vkwargs, parent, i)
-            v.back = call.write_back or _piece_back(call, vargs, parent, i) or _identity_back(parent, t)
-            self.attach(t, v)
+            self.view(t, parent, rule, call, vargs, fields[i], vkwargs, i)
 
     def _constant(
-        self, func: Any, schema: Schema, args: Any, kwargs: Any, vals: Any, vkwargs: Any, vargs: Any, outs: Any
+        self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any, vals: Any, vkwargs: Any, vargs: Any,
+        outs: Any,
     ) -> None:  # fmt: skip
         """An op that no input reaches. Small results of known numbers are computed, because masks are structure."""
         consts: list[Any] = []
@@ -451,15 +482,24 @@ class Run(TorchFunctionMode):
                 cargs = _map(list(args), lambda _: next(it))
                 ckwargs = {k: _map(v, lambda _: next(it)) for k, v in kwargs.items()}
                 if "device" in schema.names:
-                    ckwargs["device"] = torch.device("cpu")
+                    at = schema.names.index("device")
+                    if at < len(cargs):
+                        cargs[at] = torch.device("cpu")
+                    else:
+                        ckwargs["device"] = torch.device("cpu")
                 consts = list(_tensors([func(*cargs, **ckwargs)]))
         for name in schema.written:
             for v in _values([self._argument(schema, name, vargs, vkwargs)]):
                 if not consts:
                     v.const = None
-        for i, t in enumerate(outs):
-            if _KEY not in t.__dict__ and id(t) not in self.known:
-                self.new(t, None, consts[i] if i < len(consts) else None)
+        call = Call(schema.op, tuple(tuple(t.shape) for t in outs))
+        if any(a is not None and not a[1] for a in schema.aliases) and rule is not None:
+            self.apply(rule, call, vargs, vkwargs)  # a view of a constant may be written to later
+        self._bind(schema, rule, call, vargs, vkwargs, outs, (None,) * len(outs), ())
+        for t, c in zip(outs, consts, strict=False):
+            v = t.__dict__.get(_KEY)
+            if v is not None:
+                v.const = c
 
     def count(self, macs: int) -> None:
         self.macs += macs
@@ -485,10 +525,27 @@ class Run(TorchFunctionMode):
                 self.record(func, op, result)
                 self.op = None
                 return result
-        with self.dispatch:
+        for t in _tensors((*args, *kwargs.values())):
+            v = self.value(t)
+            if v.field is not None:
+                op.ins.append((v.shape, v.field))
+        if self.exhaustive:
             result = func(*args, **kwargs)
+        else:
+            with self.dispatch:
+                result = func(*args, **kwargs)
         self.record(func, op, result if result is not None else args[0] if args else None)
         self.op = None
+        return result
+
+    def alone(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An ATen op called by no torch function (scripted code): an event of its own."""
+        op = self.op = _Op()
+        op.ins = [(v.shape, v.field) for t in _tensors(args) if (v := self.value(t)).field is not None]
+        with self.dispatch:
+            result = func(*args, **kwargs)
+        self.op = None
+        self.record(func, op, result)
         return result
 
     def record(self, func: Any, op: _Op, result: Any) -> None:
@@ -511,7 +568,7 @@ class Run(TorchFunctionMode):
         frame = self.frame
         frame.events += 1
         self.events.append(
-            Event(self.number, call_name(func), frame, op.ins, v.shape, v.field, op.windows, op.macs, size, op.params)
+            Event(self.number, call_name(getattr(func, "overloadpacket", func)), frame, op.ins, v.shape, v.field, op.windows, op.macs, size, op.params)
         )
 
 
@@ -660,7 +717,7 @@ def run_forward(
     args: Sequence[Any],
     kwargs: dict[str, Any],
     seeds: Sequence[tuple[Tensor, Field]],
-    params: dict[int, Tensor],
+    params: dict[int, Any],
     shortcuts: dict[Any, Any] | None,
 ) -> Trace:
     """Run the forward once and return what was seen. `seeds` are the input tensors with their fields.
@@ -668,12 +725,13 @@ def run_forward(
     Raises whatever the forward raises, with `failed_at` (the module's path) and `failed_module` set on the exception.
     """
     paths, modules = walk(model)
-    run = Run(paths, params, shortcuts)
+    buffers = {id(b) for m in modules for b in m.__dict__["_buffers"].values()}
+    run = Run(paths, params, buffers, shortcuts)
     with untouched(modules), torch.inference_mode():
         try:
             for t, f in seeds:
                 run.new(t, f)
-            with attributed(run), run:
+            with attributed(run), run.dispatch if run.exhaustive else nullcontext(), run:
                 result = model(*args, **kwargs)
             outs = [(run.value(t), t) for t in flatten(result)]
             events, notes = run.events, []

@@ -28,7 +28,7 @@ def beside(items: Sequence[Value], dim: int, total: int) -> Field | None:
         for f, v, w in zip(fields, varying, vary, strict=True):
             a = f.axes[i]
             if any(vary) and not w and v.axes[i].parts:
-                a = type(a)(tuple(p._replace(local=False) for p in a.parts), a.jump, a.aligned, True, a.cut)
+                a = type(a)(tuple(p._replace(local=False) for p in a.parts), a.jump, a.aligned, True)
             placed.append(a)
         axes.append(join_axes(placed))
     return Field(tuple(axes), frozenset().union(*(f.approx for f in fields)))

@@ -108,7 +108,7 @@ def _group_stats(x: Value, groups: int) -> Field:
     for a, s in zip(field.axes, stats.axes, strict=True):
         extra = tuple(p._replace(local=False) for p in s.parts)
         moved = {p.dims for p in a.parts} != {p.dims for p in s.parts}
-        axes.append(type(a)((*a.parts, *extra), a.jump, a.aligned, a.mixed or moved, a.cut) if moved else a)
+        axes.append(type(a)((*a.parts, *extra), a.jump, a.aligned, a.mixed or moved) if moved else a)
     return Field(tuple(axes), field.approx)
 
 

@@ -46,7 +46,7 @@ def taken(field: Field, dim: int, n: int, index: Index, step: int = 1) -> Field:
     """Positions `index` of a dim; a step multiplies the jump of the axes that run along it."""
 
     def change(a: AxisField) -> AxisField:
-        runs = step != 1 and any(dim in p.dims for p in a.parts)
+        runs = step != 1 and a.runs_along(dim)
         return a.with_parts([take_part(p, dim, n, index) for p in a.parts], a.jump * step if runs else None)
 
     mask = field.mask
@@ -369,7 +369,7 @@ def repeat_interleave(call: Call, x: Value, repeats: Any = None, dim: int | None
 def _rescaled(field: Field, factor: int, up: bool) -> Field:
     """Pixel (un)shuffle changes the density of the grid, so the nominal jump of the axes that run along it."""
     return field.each(
-        lambda a: AxisField(a.parts, a.jump / factor if up else a.jump * factor, a.aligned, a.mixed, a.cut)
+        lambda a: AxisField(a.parts, a.jump / factor if up else a.jump * factor, a.aligned, a.mixed)
     )
 
 
@@ -435,9 +435,10 @@ def scattered_write(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
         exact = _index_put(x, args[0], args[1], bool(args[2]) if len(args) > 2 else False)
         if exact is not NotImplemented:
             return exact  # type: ignore[no-any-return]
-    others = [v for v in _flat((*args, *kwargs.values())) if v.field is not None]
+    others = _flat((*args, *kwargs.values()))
+    by_data = any(v.field is not None for v in _flat([a for a in args if isinstance(a, list | tuple)] + list(args[:2])))
     fields = [] if x.field is None else [x.field.unmasked()]
-    fields += [mix(everything(v.field, call.op)) for v in others if v.field is not None]
+    fields += [mix(everything(v.field, None if by_data else call.op)) for v in others if v.field is not None]
     return join(fields) if fields else None
 
 
@@ -467,8 +468,10 @@ def _index_put(x: Value, indices: Sequence[Value | None], source: Value, accumul
     return NotImplemented
 
 
-@rule("take")
-def take(call: Call, x: Value, index: Value) -> Result:
-    return everywhere(call, x, index)
+@rule("take", "nonzero", "nonzero_static", "argwhere", "masked_select", "unique", "_unique", "_unique2", "unique_consecutive",
+      "bincount", "histc", "multinomial", "isin", "searchsorted", "repeat_interleave_by", "nonzero_numpy")
+def picked(call: Call, *args: Any, **kwargs: Any) -> Result:
+    """Which elements come out depends on the data: truly any of them."""
+    return everywhere(call, *args, **kwargs)
 
 

@@ -38,9 +38,9 @@ def _slide(field: Field, first: int, shape: Shape, out: Shape, w: Window) -> Fie
             dim = first + i
             if k == 1 and s == 1 and before == 0 and shape[dim] == out[dim]:
                 continue
-            runs = any(dim in p.dims for p in parts)
+            runs = s != 1 and a.runs_along(dim)
             parts = tuple(window_part(p, dim, shape[dim], out[dim], k, s, before, d, a.jump) for p in parts)
-            if runs and s != 1:
+            if runs:
                 jump = jump * s
         return a if parts is a.parts and jump is a.jump else a.with_parts(parts, jump)
 
@@ -153,7 +153,7 @@ def tapped(field: Field, dim: int, n: int, taps: Taps, jump: Any) -> Field:
     """Select along one dim by taps; axes that run along the dim change their jump."""
 
     def change(a: AxisField) -> AxisField:
-        runs = any(dim in p.dims for p in a.parts)
+        runs = a.runs_along(dim)
         return a.with_parts([taps_part(p, dim, n, taps, a.jump) for p in a.parts], jump(a.jump) if runs else None)
 
     return field.each(change)
@@ -322,7 +322,7 @@ def im2col(call: Call, x: Value, k: Any, dilation: Any, padding: Any, stride: An
 def _stepped(field: Field, strides: tuple[int, ...]) -> Field:
     """The windows of an image lie `stride` apart; the axes are those of the image in order."""
     if len(set(strides)) == 1:
-        return field.each(lambda a: AxisField(a.parts, a.jump * strides[0], a.aligned, a.mixed, a.cut))
+        return field.each(lambda a: AxisField(a.parts, a.jump * strides[0], a.aligned, a.mixed))
     return field
 
 
@@ -353,7 +353,7 @@ def col2im(call: Call, x: Value, size: Any, k: Any, dilation: Any, padding: Any,
 
 def _unstepped(field: Field, strides: tuple[int, ...]) -> Field:
     if len(set(strides)) == 1:
-        return field.each(lambda a: AxisField(a.parts, a.jump / strides[0], a.aligned, a.mixed, a.cut))
+        return field.each(lambda a: AxisField(a.parts, a.jump / strides[0], a.aligned, a.mixed))
     return field
 
 
