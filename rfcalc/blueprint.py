@@ -14,7 +14,7 @@ import random
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock, get_ident
 from typing import Any
@@ -26,8 +26,10 @@ from torch.overrides import TorchFunctionMode
 
 META = torch.device("meta")
 
-# The largest constant that stays real: a mask of 2048 x 2048. A larger one is a weight or not worth its memory.
-LARGEST_TABLE = 2**22
+# A constant of so many elements stays real, a square one up to a mask of 2048 x 2048. A larger one is a weight.
+LARGEST_TABLE, LARGEST_MASK = 2**16, 2**22
+
+_WHOLE_NUMBERS = frozenset((torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
 
 Kwargs = Mapping[str, Any]
 Handler = Callable[[Callable[..., Any], tuple[Any, ...], Kwargs], Any]
@@ -45,11 +47,19 @@ def _normal(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> 
     return func(*args, **kwargs)
 
 
+def _is_table(size: Sequence[int]) -> bool:
+    """Whether someone may read the values of a constant of that size."""
+    square = len(size) > 1 and size[-1] == size[-2]
+    return math.prod(size) <= (LARGEST_MASK if square else LARGEST_TABLE)
+
+
 def _constant(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
     """zeros, ones, full, eye: real, unless larger than any table one would read."""
-    size = args[0] if args and not isinstance(args[0], int) else args
-    size = kwargs.get("size", size)
-    if all(isinstance(length, int) for length in size) and math.prod(size) > LARGEST_TABLE:
+    size = kwargs.get("size", args[0] if args and isinstance(args[0], list | tuple) else args)
+    if func is torch.eye:
+        size = (*args, *args)[:2]
+    whole_numbers = kwargs.get("dtype") in _WHOLE_NUMBERS
+    if not whole_numbers and all(isinstance(n, int) for n in size) and not _is_table(size):
         kwargs = {**kwargs, "device": META}
     return func(*args, **kwargs)
 
@@ -66,7 +76,7 @@ def _fill(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> An
     target: Tensor = args[0]
     if not target.is_meta:
         return func(*args, **kwargs)
-    if type(target) is Tensor and not target._is_view() and target.numel() <= LARGEST_TABLE:
+    if type(target) is Tensor and not target._is_view() and _is_table(target.shape):
         real = func(torch.empty_like(target, device="cpu"), *args[1:], **kwargs)
         torch.utils.swap_tensors(target, real)  # type: ignore[no-untyped-call]
     return target

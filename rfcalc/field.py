@@ -551,9 +551,9 @@ def reduce_part(part: Part, dims: frozenset[int]) -> Part:
     span = part.span
     if span is not None and span.dim in dims:
         part = part._replace(span=None)
-    hit = tuple(i + 1 for i, d in enumerate(part.dims) if d in dims)
-    if not hit:
+    if dims.isdisjoint(part.dims):
         return part
+    hit = tuple(i + 1 for i, d in enumerate(part.dims) if d in dims)
     if part.bounds.dtype == np.bool_:
         return part._replace(bounds=part.bounds.all(hit), dims=tuple(d for d in part.dims if d not in dims))
     b = part.bounds
@@ -579,7 +579,7 @@ def place_part(part: Part, dim: int, start: int, n: int, total: int) -> Part:
     if n == total:
         return part
     if part.span is None and dim not in part.dims:
-        return part._replace(span=Span(dim, start, start + n))
+        return Part(part.bounds, part.dims, part.local, Span(dim, start, start + n))
     if part.span is not None:
         if part.span.dim == dim and dim not in part.dims:
             return part._replace(span=Span(dim, part.span.start + start, part.span.stop + start))

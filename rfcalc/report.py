@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -254,13 +254,6 @@ class _Extent:
 _NO_EXTENT = _Extent(0, 0, 0, 0.0, 0, True, False)
 
 
-def _extents(parts: Sequence[Part], shape: Shape) -> tuple[int, int]:
-    """Largest and smallest unclipped size over all positions that see anything."""
-    if len(parts) == 1 and parts[0].span is None:
-        return _sizes(parts[0].bounds)
-    return _sizes(_hulls(parts, shape))
-
-
 def _hulls(parts: Sequence[Part], shape: Shape) -> Any:
     """Every interval that occurs at some position, as columns `(4, m)`; large maps are reduced to distinct ones."""
     for p in parts:  # one that holds all others everywhere speaks for all
@@ -333,6 +326,14 @@ def _distinct(b: Any) -> Any:
     return b[:, np.unique(key, return_index=True)[1]]
 
 
+def _beside(parts: Sequence[Part]) -> bool:
+    """Are these operands of one concatenation, none overlapping another?"""
+    spans = sorted(p.span for p in parts if p.span is not None)
+    if len(spans) != len(parts):
+        return False
+    return all(a.dim == b.dim and a.stop <= b.start for a, b in itertools.pairwise(spans))
+
+
 def _sizes(b: Any) -> tuple[int, int]:
     if b.size == 4:
         low, high = int(b[2].item()), int(b[3].item())
@@ -347,22 +348,28 @@ def _sizes(b: Any) -> tuple[int, int]:
     return int(size.max()), int(size.min())
 
 
-def _first(p: Part) -> tuple[int, int]:
-    """The unclipped bounds of the first position that sees anything."""
-    b = p.bounds
+class _Facts(NamedTuple):
+    """Of one part alone: largest and smallest size, the first position's bounds, and whether centres step evenly."""
+
+    largest: int
+    smallest: int
+    low: int
+    high: int
+    regular: bool
+
+
+def _facts(b: Any) -> _Facts:
+    largest, smallest = _sizes(b)
     low, high = b[2].reshape(-1), b[3].reshape(-1)
     at = 0 if low[0] < EMPTY // 2 else int(np.argmax(low < EMPTY // 2))
-    return int(low[at]), -int(high[at])
+    regular = b.ndim == 1 or (b.ndim == 2 and (b.shape[1] < 3 or _even(b)))
+    return _Facts(largest, smallest, int(low[at]), -int(high[at]), regular)
 
 
-def _regular(p: Part) -> bool:
+def _even(b: Any) -> bool:
     """Do neighbouring centres lie equally far apart?"""
-    if len(p.dims) != 1:
-        return not p.dims
-    b = p.bounds
-    if b.shape[1] < 3:
-        return True
-    step = np.diff(b[2] - b[3])
+    centre = b[2] - b[3]
+    step = centre[1:] - centre[:-1]
     return bool((step == step[0]).all())
 
 
@@ -370,21 +377,6 @@ def _covers(parts: Sequence[Part], shape: Shape, size: int) -> bool:
     """Does every position depend on the first and the last input?"""
     b = _hulls(parts, shape)
     return bool((b[0] <= 0).all() and (-b[1] >= size - 1).all())
-
-
-def _extent(a: AxisField, shape: Shape, size: int) -> _Extent:
-    if not a.parts:
-        return _NO_EXTENT
-    largest, smallest = _extents(a.parts, shape)
-    local = [p for p in a.parts if p.local]
-    r_local = largest if len(local) in (0, len(a.parts)) else _extents(local, shape)[0]
-    is_global = a.mixed and _covers(a.parts, shape, size)
-    firsts = [_first(p) for p in local or a.parts]
-    low, high = min(f[0] for f in firsts), max(f[1] for f in firsts)
-    regular = a.aligned and all(_regular(p) for p in local)
-    if is_global:
-        largest = smallest = size
-    return _Extent(largest, smallest, r_local, (low + high) / 2 + 0.5, 0 - low, regular, is_global)
 
 
 def _region(axis: Axis, a: AxisField, shape: Shape, where: Mapping[int, int]) -> Region:
@@ -496,25 +488,84 @@ def _owned(
     return rows, list(lost.items())
 
 
+class _Side(NamedTuple):
+    """One tensor as a table shows it."""
+
+    grid: tuple[int, ...]
+    n: tuple[int, ...]
+    channels: int | None
+    jumps: tuple[Fraction, ...]
+    extents: list[_Extent]
+    r: tuple[int, ...]
+
+
 class _Reader:
-    """Turns drafts into rows; shares the numbers of a field between the rows that carry it."""
+    """Turns drafts into rows; the numbers of a field are worked out once and shared by the rows that carry it."""
 
     def __init__(self, axes: Sequence[Axis], layout: str) -> None:
         self.axes, self.layout = axes, layout
-        self.seen: dict[Any, tuple[_Extent, Any]] = {}
+        self.known_facts: dict[int, tuple[_Facts, Any]] = {}
+        self.known_extents: dict[Any, tuple[_Extent, Any]] = {}
+        self.known_sides: dict[Any, tuple[_Side, Any]] = {}
+
+    def facts(self, p: Part) -> _Facts:
+        hit = self.known_facts.get(id(p.bounds))
+        if hit is None:
+            hit = self.known_facts[id(p.bounds)] = (_facts(p.bounds), p.bounds)
+        return hit[0]
+
+    def sizes(self, parts: Sequence[Part], shape: Shape) -> tuple[int, int]:
+        """Largest and smallest unclipped size over all positions that see anything."""
+        if len(parts) == 1 or _beside(parts):
+            facts = [self.facts(p) for p in parts]
+            return max(f.largest for f in facts), min(f.smallest for f in facts)
+        return _sizes(_hulls(parts, shape))
+
+    def extent(self, a: AxisField, shape: Shape, size: int) -> _Extent:
+        if not a.parts:
+            return _NO_EXTENT
+        largest, smallest = self.sizes(a.parts, shape)
+        local = [p for p in a.parts if p.local]
+        r_local = largest if len(local) in (0, len(a.parts)) else self.sizes(local, shape)[0]
+        is_global = a.mixed and _covers(a.parts, shape, size)
+        facts = [self.facts(p) for p in local or a.parts]
+        low, high = min(f.low for f in facts), max(f.high for f in facts)
+        regular = a.aligned and (not local or all(f.regular for f in facts))
+        if is_global:
+            largest = smallest = size
+        return _Extent(largest, smallest, r_local, (low + high) / 2 + 0.5, 0 - low, regular, is_global)
 
     def extents(self, f: Field, shape: Shape) -> list[_Extent]:
         out = []
         for axis, a in zip(self.axes, f.axes, strict=True):
             # H and W of a square map share their arrays.
-            key: Any = (a.aligned, a.mixed, axis.size, *((id(p.bounds), p.local, p.span) for p in a.parts))
-            if len(a.parts) > 1:
-                key = (key, shape, tuple(p.dims for p in a.parts))
-            hit = self.seen.get(key)
+            key: Any
+            if len(a.parts) == 1 and a.parts[0].span is None:
+                key = (a.aligned, a.mixed, axis.size, id(a.parts[0].bounds), a.parts[0].local)
+            else:
+                dims = tuple((id(p.bounds), p.local, p.span, p.dims) for p in a.parts)
+                key = (a.aligned, a.mixed, axis.size, shape, dims)
+            hit = self.known_extents.get(key)
             if hit is None:
-                hit = self.seen[key] = (_extent(a, shape, axis.size), a)
+                hit = self.known_extents[key] = (self.extent(a, shape, axis.size), a)
             out.append(hit[0])
         return out
+
+    def side(self, shape: Shape, f: Field) -> _Side:
+        key = (id(f), shape)
+        hit = self.known_sides.get(key)
+        if hit is None:
+            grid, ext = self.grid(shape, f), self.extents(f, shape)
+            side = _Side(
+                grid,
+                tuple([shape[d] for d in grid]) or (1,) * len(self.axes),
+                self.channels(shape, grid),
+                tuple([a.jump for a in f.axes]),
+                ext,
+                tuple([e.r for e in ext]),
+            )
+            hit = self.known_sides[key] = (side, f)
+        return hit[0]
 
     def grid(self, shape: Shape, f: Field) -> tuple[int, ...]:
         """Which dims of a tensor are its map: those the local fields run along, else the usual ones."""
@@ -534,38 +585,29 @@ class _Reader:
             return shape[1]
         return shape[-1] if len(shape) - 1 not in grid else None
 
-    def size(self, shape: Shape, grid: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(shape[d] for d in grid) or (1,) * len(self.axes)
-
     def row(self, d: _Draft, tensors: Sequence[Tensor]) -> LayerRow:
         first, last = d.events[0], d.events[-1]
         window = _combine([w for e in d.events for w in e.windows])
         shape_in, field_in = first.ins[0]
-        grid_in, grid = self.grid(shape_in, field_in), self.grid(last.shape, last.field)
-        ext_in = self.extents(field_in, shape_in)
-        r_in = [e.r for e in ext_in]
+        before, after = self.side(shape_in, field_in), self.side(last.shape, last.field)
+        r_in = before.r
         for s, f in first.ins[1:]:
             if f is not field_in:
-                r_in = [max(a, b.r) for a, b in zip(r_in, self.extents(f, s), strict=True)]
-        ext = ext_in if last.field is field_in and last.shape == shape_in else self.extents(last.field, last.shape)
-        n_in, n_out = self.size(shape_in, grid_in), self.size(last.shape, grid)
-        j_in, j_out = tuple(a.jump for a in field_in.axes), tuple(a.jump for a in last.field.axes)
-        r_out = tuple(e.r for e in ext)
-        shaped = window is not None
+                r_in = tuple(map(max, r_in, self.side(s, f).r))
+        ext = after.extents
+        moves = window is not None or before.n != after.n or r_in != after.r or before.jumps != after.jumps
         return LayerRow(
-            d.name, d.path, d.op, last.number, shape_in, last.shape, grid,
+            d.name, d.path, d.op, last.number, shape_in, last.shape, after.grid,
             window.kernel if window else None, window.stride if window else None,
             window.padding if window else None, window.dilation if window else None,
             window.groups if window else None,
-            n_in, n_out, self.channels(shape_in, grid_in), self.channels(last.shape, grid),
-            j_in, j_out, tuple(r_in), r_out,
-            tuple(e.r_min for e in ext), tuple(e.r_local for e in ext),
-            tuple(e.start for e in ext), tuple(e.padding for e in ext), tuple(e.is_global for e in ext),
-            sum(t.numel() for t in tensors), sum(t.numel() for t in tensors if t.requires_grad),
-            sum(e.macs for e in d.events), last.nbytes,
-            not last.field.approx,
-            all(e.regular for e in ext),
-            shaped or n_in != n_out or tuple(r_in) != r_out or j_in != j_out,
+            before.n, after.n, before.channels, after.channels,
+            before.jumps, after.jumps, r_in, after.r,
+            tuple([e.r_min for e in ext]), tuple([e.r_local for e in ext]),
+            tuple([e.start for e in ext]), tuple([e.padding for e in ext]), tuple([e.is_global for e in ext]),
+            sum([t.numel() for t in tensors]), sum([t.numel() for t in tensors if t.requires_grad]),
+            sum([e.macs for e in d.events]), last.nbytes,
+            not last.field.approx, all([e.regular for e in ext]), moves,
         )  # fmt: skip
 
 
@@ -603,11 +645,12 @@ def analyze(
     """
     spec = _Inputs(input_shape, layout)
     notes: list[str] = []
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in [*model.parameters(), *model.buffers()]):
+    params = _parameters(model)
+    if any(isinstance(t, nn.parameter.UninitializedTensorMixin) for _, t in params.values()):
         model = _materialised(model, spec)
+        params = _parameters(model)
         notes.append("lazy modules were initialised in a copy")
     shortcuts = SHORTCUTS if level == 2 else None
-    params = _parameters(model)
     dtype = next((t.dtype for _, t in params.values() if t.is_floating_point()), torch.float32)
     try:
         try:

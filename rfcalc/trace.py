@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -626,17 +625,22 @@ def _piece_back(call: Call, vargs: Any, parent: Traced, i: int) -> Any:
 # ------------------------------------------------------------------------------------------------ running a model
 
 
-@contextmanager
-def attributed(run: Run) -> Iterator[None]:
-    """Know at every moment which module is running."""
-    original = nn.Module.__call__
-    paths = run.paths
+def attribute(run: Run, modules: Sequence[nn.Module]) -> None:
+    """Know at every moment which module is running: each module's own call is wrapped.
 
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    An instance attribute does it. Patching the class would empty the type caches of every module class in the process.
+    `untouched` takes the attribute away again.
+    """
+    for module in modules:
+        module.__dict__["_call_impl"] = _framed(run, module, run.paths[id(module)], module._call_impl)
+
+
+def _framed(run: Run, module: nn.Module, path: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
         outer = run.frame
-        run.frame = Frame(module, paths.get(id(module)) or _adopt(paths, module, outer), outer)
+        run.frame = Frame(module, path, outer)
         try:
-            return original(module, *args, **kwargs)
+            return inner(*args, **kwargs)
         except BaseException:
             if run.failed_at is None:
                 run.failed_at = run.frame
@@ -644,18 +648,12 @@ def attributed(run: Run) -> Iterator[None]:
         finally:
             run.frame = outer
 
-    nn.Module.__call__ = call  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.__call__ = original  # type: ignore[method-assign]
+    return call
 
 
-def _adopt(paths: dict[int, str], module: nn.Module, outer: Frame) -> str:
-    """A module that is not registered below the root: named after its class, under its caller."""
-    if id(module) in paths:
-        return paths[id(module)]
-    return f"{outer.path}.<{type(module).__name__}>".lstrip(".")
+_CONTAINERS = frozenset((dict, list, set))
+_TABLES = frozenset(("_parameters", "_buffers", "_modules"))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 @contextmanager
@@ -664,9 +662,9 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
     snapshots = []
     for m in modules:
         d = m.__dict__
-        tables = [(t, t.copy()) for t in (d["_parameters"], d["_buffers"], d["_modules"])]
-        held = [(v, v.copy()) for k, v in d.items() if type(v) in (list, dict, set) and k[0] != "_" and v]
-        snapshots.append((d, d.copy(), tables + held))
+        tables = [(v, v.copy()) for k, v in d.items() if type(v) in _CONTAINERS and (k in _TABLES or k[0] != "_")]
+        tables += [(d[k], d[k].copy()) for k in _HOOKS if d[k]]
+        snapshots.append((d, d.copy(), tables))
         d["training"] = False
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -676,7 +674,9 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
         for d, old, tables in snapshots:
             for table, was in tables:
                 _put_back(table, was)
-            d["training"] = old["training"]
+            for k in _HOOKS:
+                if d[k] and not any(d[k] is table for table, _ in tables):  # hooks that the forward registered
+                    d[k].clear()
             _put_back(d, old)
         torch.set_rng_state(torch_state)
         random.setstate(python_state)
@@ -686,13 +686,13 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _put_back(table: Any, was: Any) -> None:
-    if isinstance(table, dict):
-        if len(table) != len(was) or not all(map(is_, table.values(), was.values())):
-            table.clear()
-            table.update(was)
-    elif table != was if isinstance(table, set) else len(table) != len(was) or not all(map(is_, table, was)):
+    try:
+        same = table == was  # identical values compare equal without looking inside
+    except Exception:  # tensors that were replaced refuse to be compared
+        same = False
+    if not same:
         table.clear()
-        table.update(was) if isinstance(table, set) else table.extend(was)
+        table.extend(was) if isinstance(table, list) else table.update(was)
 
 
 def walk(root: nn.Module) -> tuple[dict[int, str], list[nn.Module]]:
@@ -731,7 +731,8 @@ def run_forward(
         try:
             for t, f in seeds:
                 run.new(t, f)
-            with attributed(run), run.dispatch if run.exhaustive else nullcontext(), run:
+            attribute(run, modules)
+            with run.dispatch if run.exhaustive else nullcontext(), run:
                 result = model(*args, **kwargs)
             outs = [(run.value(t), t) for t in flatten(result)]
             events, notes = run.events, []

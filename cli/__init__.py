@@ -1,0 +1,1 @@
+"""The command line, installed as `rfcalc_cli`: one file per command."""
