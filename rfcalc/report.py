@@ -732,7 +732,7 @@ def _run(model: nn.Module, spec: _Inputs, params: Any, shortcuts: Any, dtype: An
 
 def _materialised(model: nn.Module, spec: _Inputs) -> nn.Module:
     """A copy of a model whose lazy modules have seen one input."""
-    twin = copy.deepcopy(model).to("meta")
+    twin = _storageless_copy(model)
     args, kwargs, _ = spec.tensors(torch.float32, "meta")
     with torch.no_grad():
         try:
@@ -740,6 +740,18 @@ def _materialised(model: nn.Module, spec: _Inputs) -> nn.Module:
         except Exception as error:
             raise _forward_error(error, type(model).__name__) from error
     return twin
+
+
+def _storageless_copy(model: nn.Module) -> nn.Module:
+    """A deep copy whose parameters and buffers are on the meta device; those not yet shaped stay so."""
+    twins: dict[int, Any] = {}
+    for t in [*model.parameters(), *model.buffers()]:
+        if isinstance(t, nn.parameter.UninitializedTensorMixin):
+            twins[id(t)] = type(t)(device="meta", dtype=t.dtype)
+        else:
+            empty = torch.empty_like(t, device="meta")
+            twins[id(t)] = nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
+    return copy.deepcopy(model, twins)
 
 
 def _with_weights(model: nn.Module, rebuild: Callable[[], nn.Module] | None) -> nn.Module:

@@ -174,6 +174,7 @@ class Schema:
     pointwise: bool
     needs_values: bool
     random: bool
+    outs: tuple[str, ...]  # the `out=` arguments, which a rule does not see
 
 
 _VALUE_OPS = frozenset("item _local_scalar_dense is_nonzero equal allclose".split())
@@ -205,6 +206,7 @@ def schema_of(func: Any) -> Schema:
         torch.Tag.pointwise in tags,
         op in _VALUE_OPS or torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags,
         torch.Tag.nondeterministic_seeded in tags or op in _UNINITIALISED,
+        tuple(a.name for a in schema.arguments if a.is_out),
     )
 
 
@@ -248,6 +250,8 @@ class Dispatch(TorchDispatchMode):
         if run.op is None:
             return run.alone(func, args, kwargs)
         schema = schema_of(func)
+        if schema.op in _INDEXED and _by_flags(args):
+            args = run.counted(args)
         every = list(_tensors((*args, *kwargs.values())))
         vals = [run.value(t) for t in every]
         touched = any(v.field is not None for v in vals)
@@ -370,6 +374,8 @@ class Run(TorchFunctionMode):
         hit = self.stand_ins.get(id(t))
         if hit is None:
             empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+            if id(t) not in self.known:  # an intermediate: holding on to it would count it as live memory
+                return empty
             hit = self.stand_ins[id(t)] = (empty, t)
         return hit[0]
 
@@ -387,6 +393,19 @@ class Run(TorchFunctionMode):
             t.data.copy_(old)
         for t in self.marked:
             t.__dict__.pop(_KEY, None)
+
+    def counted(self, args: Any) -> Any:
+        """A constant boolean mask as an index, written as the positions where it is true."""
+        x, indices = args[0], []
+        for i in args[1]:
+            v = None if i is None else self.value(i)
+            if v is None or i.dtype not in (torch.bool, torch.uint8):
+                indices.append(i)
+            elif v.const is None or v.field is not None:
+                return args
+            else:
+                indices += v.const.nonzero(as_tuple=True)
+        return (x, indices, *args[2:])
 
     def read(self, func: Any, schema: Schema, args: Any, kwargs: Any, every: Any, vals: Any) -> Any:
         """An op whose result depends on numbers: taken from constants where they are known."""
@@ -411,6 +430,8 @@ class Run(TorchFunctionMode):
         it = iter(vals)
         vargs = _map(list(args), lambda _: next(it))
         vkwargs = {k: _map(v, lambda _: next(it)) for k, v in kwargs.items()}
+        for name in schema.outs:
+            vkwargs.pop(name, None)
         outs = list(_tensors([result])) if result is not None else []
         work = WORK.get(schema.op)
         if work is not None and outs:
@@ -418,7 +439,8 @@ class Run(TorchFunctionMode):
         if not touched:
             self._constant(func, schema, rule, args, kwargs, vals, vkwargs, vargs, outs)
             return
-        written = [self._argument(schema, name, vargs, vkwargs) for name in schema.written]
+        written = [self._argument(schema, name, args, kwargs) for name in schema.written]
+        written = [_map(w, self.value) for w in written]
         shapes = tuple(tuple(t.shape) for t in outs) or tuple(v.shape for v in _values(written))
         call = Call(schema.op, shapes)
         fields = self.apply(rule, call, vargs, vkwargs)
@@ -488,7 +510,7 @@ class Run(TorchFunctionMode):
                         ckwargs["device"] = torch.device("cpu")
                 consts = list(_tensors([func(*cargs, **ckwargs)]))
         for name in schema.written:
-            for v in _values([self._argument(schema, name, vargs, vkwargs)]):
+            for v in _values([_map(self._argument(schema, name, args, kwargs), self.value)]):
                 if not consts:
                     v.const = None
         call = Call(schema.op, tuple(tuple(t.shape) for t in outs))

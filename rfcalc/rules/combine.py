@@ -34,7 +34,7 @@ def beside(items: Sequence[Value], dim: int, total: int) -> Field | None:
     return Field(tuple(axes), frozenset().union(*(f.approx for f in fields)))
 
 
-@rule("cat", "concat", "concatenate", "_cat")
+@rule("cat", "concat", "concatenate")
 def cat(call: Call, items: Sequence[Value], dim: int = 0) -> Result:
     out = call.out[0]
     at = dim_of(dim, len(out))

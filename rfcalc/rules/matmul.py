@@ -76,8 +76,8 @@ def _weighted(b: Value, a_shape: Shape, mask: Mask, out: Shape) -> Field:
     # Lay b's field out over (..., M, K, N) beside the mask over (..., M, K), then merge over K.
     wide = (*out[:-1], a_shape[-1], out[-1])
     nb, na = len(b.shape), len(a_shape)
-    where = {d: d + n + 1 - nb for d in range(nb - 2)} | {nb - 2: n - 1, nb - 1: n}
-    f = _batch(_moved(b.field.unmasked(), where), b.shape[:-2], (*wide[:-2], 1, 1)) if nb > 2 else _moved(b.field, where)
+    where = {d: d + n - nb for d in range(nb - 2)} | {nb - 2: n - 1, nb - 1: n}
+    f = _batch(_moved(b.field.unmasked(), where), b.shape[:-2], out)
     flags = renumber_part(mask.part, {d: d + n - na for d in range(na)})
     f = blank(f, flags, wide, inside=True)
     return drop_dims(reduce(f, (n - 1,)), (n - 1,), n + 1)

@@ -9,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from ..field import Field, Mask, Part, blank, broadcast, broadcast_part, join
-from .registry import RULES, Call, Result, Value, pointwise, rule
+from ..field import Field, Mask, Part, blank, broadcast, broadcast_part, join, take_part
+from .registry import RULES, Call, Result, Value, everywhere, pointwise, rule
 
 for _op in (
-    "lift lift_fresh lift_fresh_copy positive resolve_conj "
+    "lift_fresh positive resolve_conj "
     "resolve_neg conj _conj feature_dropout alpha_dropout feature_alpha_dropout "
     "quantize_per_tensor quantize_per_channel dequantize fake_quantize_per_tensor_affine "
-    "fake_quantize_per_channel_affine view_as_complex_copy real imag "
-    "_native_batch_norm_legit_no_training prelu _prelu_kernel rrelu_with_noise rrelu glu_jvp "
+    "fake_quantize_per_channel_affine real imag "
+    "_native_batch_norm_legit_no_training prelu _prelu_kernel rrelu_with_noise rrelu  "
     "hardshrink softshrink celu selu relu6 hardtanh hardswish hardsigmoid silu mish gelu elu leaky_relu relu "
     "logsigmoid log_sigmoid log_sigmoid_forward softplus threshold square clip clamp clamp_min clamp_max "
     "isfinite isinf isnan isreal nan_to_num bernoulli "
     "addcmul addcdiv lerp sub rsub divide multiply subtract true_divide floor_divide remainder fmod "
-    "pow float_power maximum minimum fmax fmin hypot atan2 max_other min_other xlogy "
+    "pow float_power maximum minimum fmax fmin hypot atan2 xlogy "
     "eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not "
-    "bitwise_xor isclose heaviside copysign polar complex bucketize searchsorted_values "
-    "tril triu"
+    "bitwise_xor isclose heaviside copysign polar complex bucketize "
+    "tril triu abs angle sgn"
 ).split():
     RULES[_op] = pointwise
 
@@ -75,7 +75,9 @@ def _replaced(call: Call, x: Value, mask: Value, value: Any) -> Field | None:
 
 @rule("where")
 def where(call: Call, condition: Value, x: Any = None, y: Any = None) -> Result:
-    if condition.const is None or condition.field is not None or x is None:
+    if x is None:  # torch.where(condition) is nonzero: which positions come out depends on the data
+        return everywhere(call, condition)
+    if condition.const is None or condition.field is not None:
         return pointwise(call, condition, x, y)
     if isinstance(x, Value) and x.field is not None:
         flipped = Value(condition.shape, None, ~condition.const.bool())
@@ -140,9 +142,9 @@ def copy(call: Call, x: Value, source: Value, *args: Any, **kwargs: Any) -> Resu
     return None if source.field is None else broadcast(source.field, source.shape, call.out[0])
 
 
-@rule("fill", "zero", "fill_diagonal_", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like",
+@rule("fill", "zero", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like",
       "randn_like", "randint_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided",
-      "uniform", "normal_fill", "random", "exponential", "bernoulli_fill")
+      "uniform", "normal", "random", "exponential")
 def constant(call: Call, x: Any, value: Any = None, *args: Any, **kwargs: Any) -> Result:
     """Only the shape of x is used."""
     if isinstance(value, Value) and value.field is not None:
@@ -154,6 +156,16 @@ def constant(call: Call, x: Any, value: Any = None, *args: Any, **kwargs: Any) -
 def embedding(call: Call, weight: Value, indices: Value, *args: Any, **kwargs: Any) -> Result:
     """One row of the table per index: the dims of the indices, then the features."""
     return None if indices.field is None else indices.field.unmasked()
+
+
+@rule("glu")
+def glu(call: Call, x: Value, dim: int = -1) -> Result:
+    """The first half of a dim times the sigmoid of the second."""
+    assert x.field is not None
+    at = dim % len(x.shape)
+    n = x.shape[at]
+    halves = [x.field.map(lambda p, i=i: take_part(p, at, n, np.arange(i, i + n // 2))) for i in (0, n // 2)]
+    return join([h.unmasked() for h in halves])
 
 
 RULES["one_hot"] = lambda call, x, *a: embedding(call, x, x)

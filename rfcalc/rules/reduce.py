@@ -46,7 +46,7 @@ def _is_dims(a: Any, call: Call, ndim: int) -> bool:
     return isinstance(a, int) and call.op not in ("linalg_vector_norm", "norm", "frobenius_norm")
 
 
-@rule("softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax", "softmin")
+@rule("softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax")
 def softmax(call: Call, x: Value, dim: int, *args: Any, **kwargs: Any) -> Result:
     """Each element joined with all unmasked elements along dim."""
     field = x.field
@@ -132,7 +132,7 @@ def instance_norm(
     return _group_stats(x, x.shape[1]) if use_input_stats else pointwise(call, x)
 
 
-@rule("batch_norm", "native_batch_norm", "cudnn_batch_norm", "_batch_norm_impl_index")
+@rule("batch_norm", "native_batch_norm", "_batch_norm_impl_index")
 def batch_norm(call: Call, x: Value, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *rest: Any) -> Result:
     """Point-wise in evaluation; statistics over batch and space where it has no running ones."""
     if not training:
@@ -146,7 +146,7 @@ def batch_norm(call: Call, x: Value, weight: Any, bias: Any, mean: Any, var: Any
 # ------------------------------------------------------------------------------------------------ along one dim
 
 
-@rule("sort", "argsort", "topk", "kthvalue", "msort", "unique_dim")
+@rule("sort", "argsort", "topk", "kthvalue", "msort")
 def ordered(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     """Any output along the dim may be any input along it."""
     field = x.field
@@ -184,7 +184,7 @@ def fourier_low(call: Call, x: Value, dim: Any, *args: Any) -> Result:
     return _fourier(call, x, None, dim)
 
 
-@rule("cdist", "_cdist_forward", "pdist", "cosine_embedding_loss")
+@rule("cdist", "_cdist_forward", "pdist")
 def distances(call: Call, *args: Any, **kwargs: Any) -> Result:
     return everywhere(call, *args, **kwargs)
 

@@ -139,7 +139,7 @@ def antialiased(call: Call, x: Value, size: Any, align: bool, *scales: Any, **na
     return _resample(call, x, 2, lambda a, b, i: antialias_taps(a, b, given[i], align, support))
 
 
-@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "cudnn_grid_sampler", "deform_conv2d", "roi_align",
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "deform_conv2d", "roi_align",
       "roi_pool", "ps_roi_align", "ps_roi_pool", "nms", "affine_grid_generator")
 def sampled(call: Call, *args: Any, **kwargs: Any) -> Result:
     """Reads wherever the data (or the weights) point: truly global."""

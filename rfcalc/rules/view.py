@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..field import (
+    HOLE,
     AxisField,
     Field,
     Index,
     Part,
     Shape,
-    blank,
+    Taps,
     broadcast,
     drop_dims,
     everything,
@@ -24,17 +26,19 @@ from ..field import (
     reduce,
     renumber_part,
     reshape_part,
+    spread,
     take_part,
     write_box,
 )
-from .registry import RULES, Call, Result, Value, dim_of, dims_of, everywhere, rule
+from .registry import Call, Result, Value, dim_of, dims_of, everywhere, rule, unknown, values
+from .window import tapped
 
 
 def reshaped(field: Field, old: Shape, new: Shape) -> Field:
     if old == new:
         return field
     if math.prod(old) == 0:
-        return field.each(lambda a: AxisField((), a.jump))
+        return everything(field)
     return field.map(lambda p: reshape_part(p, old, new))
 
 
@@ -58,8 +62,7 @@ def _back_by_reshape(call: Call, old: Shape, new: Shape) -> None:
     call.write_back = lambda parent, child: child and reshaped(child, new, old)
 
 
-@rule("view", "reshape", "_reshape_alias", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel",
-      "_reshape_copy")
+@rule("view", "reshape", "_reshape_alias", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel")
 def reshape(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     """The same elements in the same order."""
     old, new = x.shape, call.out[0]
@@ -254,13 +257,7 @@ def index(call: Call, x: Value, indices: Sequence[Value | None]) -> Result:
     return reshaped(picked, (*merged[:place], flat.size, *merged[place + 1 :]), call.out[0])
 
 
-def _bools() -> tuple[Any, ...]:
-    import torch
-
-    return (torch.bool, torch.uint8)
-
-
-_BOOLS = _bools()
+_BOOLS = (torch.bool, torch.uint8)
 
 
 def _indexed_by_data(call: Call, x: Value, used: Sequence[tuple[int, Value]]) -> Result:
@@ -273,6 +270,9 @@ def gather(call: Call, x: Value, dim: Any, index: Any = None, **kwargs: Any) -> 
     """Any position along dim; the other dims stay in place."""
     if call.op == "take_along_dim":
         dim, index = index, dim
+    if index.field is None and index.const is not None and dim is not None:
+        where = index.const.cpu()
+        return _by_example(call, [x], lambda t: torch.take_along_dim(t, where, dim) if call.op != "gather" else torch.gather(t, dim, where))
     if dim is None or any(a < b for i, (a, b) in enumerate(zip(x.shape, call.out[0], strict=True)) if i != dim % len(x.shape)):
         return everywhere(call, x, index)
     at = dim_of(dim, len(x.shape))
@@ -311,31 +311,93 @@ def roll(call: Call, x: Value, shifts: Any, dims: Any = ()) -> Result:
     return field
 
 
-@rule("diagonal", "diag_embed", "diagonal_copy", "as_strided", "diag", "block_diag", "kron", "trace", "tril_indices")
-def irregular(call: Call, *args: Any, **kwargs: Any) -> Result:
-    """Worked out as the whole: truthful, not tight."""
-    from .registry import unknown
+# ------------------------------------------------------------------------------------------- element by element
 
-    return unknown(call, *args, **kwargs)
+_BY_ELEMENT = 1 << 20  # above this many elements, movements without structure are not followed one by one
 
 
-del RULES["diagonal"]
+def elements(items: Sequence[Value], source: Index, out: Shape) -> Field | None:
+    """Each output element copies one element of the items, flattened one after another and counted from 1; 0: none."""
+    fields, start = [], 1
+    for v in items:
+        n = math.prod(v.shape)
+        if v.field is not None:
+            at = source.reshape(-1, 1) - start
+            mine = (at >= 0) & (at < n)
+            taps = Taps(np.where(mine, at, -1), np.where(mine, at, HOLE))
+            flat = reshaped(v.field.unmasked(), v.shape, (n,))
+            whole = flat.map(lambda p, n=n: spread(p, 0, n))
+            fields.append(reshaped(tapped(whole, 0, n, taps, lambda j: j), (taps.exact.shape[0],), out))
+        start += n
+    return join(fields) if fields else None
 
 
-@rule("diagonal")
-def diagonal(call: Call, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Result:
-    n = len(x.shape)
-    a, b = dim1 % n, dim2 % n
-    length = call.out[0][-1]
-    rows = np.arange(length) + max(-offset, 0)
-    flat = rows * x.shape[b] + rows + offset
-    rest = [d for d in range(n) if d not in (a, b)]
-    order = [*rest, a, b]
-    shape = tuple(x.shape[d] for d in order)
-    merged = (*shape[:-2], shape[-2] * shape[-1])
-    if x.field is None:
-        return None
-    return taken(reshaped(permuted(x.field, order), shape, merged), len(rest), merged[-1], flat)
+def _by_example(call: Call, items: Sequence[Value], run: Callable[..., torch.Tensor]) -> Result:
+    """Find where each element comes from by running torch's own op on the elements' numbers."""
+    sizes = [math.prod(v.shape) for v in items]
+    if sum(sizes) > _BY_ELEMENT or math.prod(call.out[0]) > _BY_ELEMENT:
+        return unknown(call, *items)
+    starts = np.cumsum([1, *sizes[:-1]])
+    with torch.inference_mode(False):
+        numbered = [
+            torch.arange(int(s), int(s) + n).view(v.shape) for s, n, v in zip(starts, sizes, items, strict=True)
+        ]
+        source = run(*numbered).numpy().reshape(-1)
+    return elements(items, source, call.out[0])
+
+
+def _back_by_example(call: Call, shape: Shape, run: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Writing through a view that picks elements: the same elements of the parent are replaced."""
+    n = math.prod(shape)
+    if n > _BY_ELEMENT:
+        return
+    picked = run(torch.arange(n).view(shape)).numpy().reshape(-1)
+
+    def back(parent: Field | None, child: Field | None) -> Field | None:
+        source = np.arange(1, n + 1)
+        source[picked] = n + 1 + np.arange(len(picked))
+        return elements([Value(shape, parent), Value(call.out[0], child)], source, shape)
+
+    call.write_back = back
+
+
+@rule("diagonal", "as_strided", "diag", "diag_embed", "rot90")
+def picked_elements(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
+    op = getattr(torch.ops.aten, call.op)
+
+    def run(t: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = op(t, *args, **kwargs)
+        return result
+
+    if call.op in ("diagonal", "as_strided"):
+        _back_by_example(call, x.shape, run)
+    return _by_example(call, [x], run) if x.field is not None else None
+
+
+@rule("block_diag")
+def block_diag(call: Call, items: Sequence[Value]) -> Result:
+    return _by_example(call, items, torch.block_diag)
+
+
+@rule("trace")
+def trace(call: Call, x: Value) -> Result:
+    n = min(x.shape)
+    line = elements([x], np.arange(n) * (x.shape[1] + 1) + 1, (n,))
+    return line and drop_dims(reduce(line, (0,)), (0,), 1)
+
+
+@rule("kron")
+def kron(call: Call, a: Value, b: Value) -> Result:
+    """Every element of a times every element of b."""
+    wide = [(Value(v.shape, v.field), v) for v in (a, b)]
+    fields = []
+    for i, (_, v) in enumerate(wide):
+        if v.field is None:
+            continue
+        ones = [torch.ones(a.shape, dtype=torch.long), torch.ones(b.shape, dtype=torch.long)]
+        ones[i] = torch.arange(1, math.prod(v.shape) + 1).view(v.shape)
+        fields.append(elements([v], torch.kron(*ones).numpy().reshape(-1), call.out[0]))
+    return join([f for f in fields if f is not None])
 
 
 # ---------------------------------------------------------------------------------------------- repeats and shuffles
@@ -408,7 +470,7 @@ def channel_shuffle(call: Call, x: Value, groups: int) -> Result:
     return reshaped(field, (b, c // groups, groups, *rest), x.shape)
 
 
-@rule("view_as_real", "view_as_complex", "view_as_real_copy")
+@rule("view_as_real", "view_as_complex")
 def complex_view(call: Call, x: Value) -> Result:
     """The pair (real, imaginary) is a new last dim of 2."""
     if x.field is None or call.op != "view_as_complex":
@@ -427,49 +489,98 @@ def slice_scatter(call: Call, x: Value, source: Value, dim: int = 0, start: Any 
     return write_box(x.field, field, x.shape, [(at, _range(x.shape[at], start, end, step))])
 
 
-@rule("index_put", "_index_put_impl", "index_fill", "index_copy", "index_add", "scatter", "scatter_add",
-      "scatter_reduce", "masked_scatter", "select_scatter", "put", "index_reduce", "diagonal_scatter")
+_OVERWRITE = ("index_put", "index_fill", "index_copy", "scatter", "masked_scatter", "select_scatter", "put",
+              "diagonal_scatter")  # fmt: skip
+_ACCUMULATE = ("index_add", "scatter_add", "scatter_reduce", "index_reduce")
+
+
+@rule(*_OVERWRITE, *_ACCUMULATE)
 def scattered_write(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
-    """Written at known indices of one dim: exact. Elsewhere x may keep its own, joined with all that is written."""
-    if call.op == "index_put" and len(args[0]) >= 1:
-        exact = _index_put(x, args[0], args[1], bool(args[2]) if len(args) > 2 else False)
-        if exact is not NotImplemented:
-            return exact  # type: ignore[no-any-return]
-    others = _flat((*args, *kwargs.values()))
-    by_data = any(v.field is not None for v in _flat([a for a in args if isinstance(a, list | tuple)] + list(args[:2])))
+    """Known targets: exact, element by element. Targets from the data: x may keep its own, joined with all written."""
+    sources, indices = _roles(call.op, args, kwargs)
+    flat = _flat(indices)
+    if all(i.const is not None and i.field is None for i in flat):
+        adds = call.op in _ACCUMULATE or (call.op == "index_put" and len(args) > 2 and bool(args[2]))
+        small = sum(math.prod(v.shape) for v in (x, *sources)) <= _BY_ELEMENT
+        if not adds and small:
+            return _overwritten(call, x, sources, args, kwargs)
+        if call.op in ("index_add", "index_reduce", "scatter_add", "scatter_reduce") and small and sources:
+            return _accumulated(call, x, sources[0], args[0], flat[0])
+    by_data = any(i.field is not None for i in flat)
     fields = [] if x.field is None else [x.field.unmasked()]
-    fields += [mix(everything(v.field, None if by_data else call.op)) for v in others if v.field is not None]
+    fields += [mix(everything(v.field, None if by_data else call.op)) for v in (*sources, *flat) if v.field is not None]
     return join(fields) if fields else None
 
 
 def _flat(args: Any) -> list[Value]:
-    from .registry import values
-
     return list(values(args))
 
 
-def _index_put(x: Value, indices: Sequence[Value | None], source: Value, accumulate: bool) -> Any:
-    """`x[idx] = source` with constant 1-D indices, or a constant boolean mask and a scalar source."""
-    used = [(d, i) for d, i in enumerate(indices) if i is not None]
-    if accumulate or any(i.const is None or i.field is not None for _, i in used):
-        return NotImplemented
-    if len(used) == 1 and used[0][1].const.dtype in _BOOLS and source.field is None and x.field is not None:
-        at, flags = used[0]
-        array = np.asarray(flags.const.cpu().numpy(), dtype=np.bool_)
-        return blank(x.field, Part(array[None], tuple(range(at, at + array.ndim))), x.shape, inside=True)
-    if len(used) == 1 and len(used[0][1].shape) == 1 and used[0][1].const.dtype not in _BOOLS:
-        at, i = used[0]
-        where = np.asarray(i.const.cpu().numpy()) % x.shape[at]
-        if len(np.unique(where)) != len(where):
-            return NotImplemented
-        box = (*x.shape[:at], len(where), *x.shape[at + 1 :])
-        field = source.field and broadcast(source.field, source.shape, box)
-        return write_box(x.field, field, x.shape, [(at, where)])
-    return NotImplemented
+def _roles(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Value], list[Any]]:
+    """Which tensors are written, and which say where. The order differs from op to op."""
+    every = [*args, *kwargs.values()]
+    if op == "index_put":
+        return [a for a in every[1:] if isinstance(a, Value)], list(every[0])
+    tensors = [a for a in every if isinstance(a, Value)]
+    if op in ("masked_scatter", "put", "scatter", "scatter_add", "scatter_reduce", "index_copy", "index_add",
+              "index_reduce", "index_fill"):  # fmt: skip
+        return tensors[1:], tensors[:1]
+    return tensors, []
 
 
-@rule("take", "nonzero", "nonzero_static", "argwhere", "masked_select", "unique", "_unique", "_unique2", "unique_consecutive",
-      "bincount", "histc", "multinomial", "isin", "searchsorted", "repeat_interleave_by", "nonzero_numpy")
+def _overwritten(call: Call, x: Value, sources: Sequence[Value], args: Any, kwargs: Any) -> Result:
+    op = getattr(torch.ops.aten, call.op)
+    items = [x, *sources]
+
+    def run(*numbered: torch.Tensor) -> torch.Tensor:
+        stand = {id(v): t for v, t in zip(items, numbered, strict=True)}
+
+        def fill(a: Any) -> Any:
+            if isinstance(a, Value):
+                return stand[id(a)] if id(a) in stand else a.const.cpu()
+            if isinstance(a, list | tuple):
+                return [fill(i) for i in a]
+            # a number that is written is a constant: element 0 is none of the items
+            return a
+
+        given = [fill(a) for a in args]
+        if call.op in ("index_fill", "scatter") and not sources:
+            given = [0 if isinstance(a, float) or i == len(given) - 1 else a for i, a in enumerate(given)]
+        result: torch.Tensor = op(numbered[0].clone(), *given, **{k: fill(v) for k, v in kwargs.items()})
+        return result
+
+    return _by_example(call, items, run)
+
+
+def _accumulated(call: Call, x: Value, source: Value, dim: int, index: Value) -> Result:
+    """x plus every source element that is added to it."""
+    where = index.const.cpu()
+    at = dim_of(dim, len(x.shape))
+    if call.op.startswith("index"):
+        shape = [1] * len(source.shape)
+        shape[at] = -1
+        where = where.reshape(shape).expand(source.shape)
+    numbers = torch.arange(math.prod(x.shape)).view(x.shape)
+    crop = tuple(slice(0, where.shape[d]) if d != at else slice(None) for d in range(len(x.shape)))
+    target = torch.gather(numbers[crop], at, where).numpy().reshape(-1)
+    used = torch.arange(math.prod(source.shape)).view(source.shape)[tuple(slice(0, n) for n in where.shape)]
+    used = used.numpy().reshape(-1)
+    fields = [] if x.field is None else [x.field.unmasked()]
+    n_out = math.prod(x.shape)
+    most = int(np.bincount(target, minlength=n_out).max())
+    table = np.zeros((n_out, most), np.int64)
+    order = np.argsort(target, kind="stable")
+    rank = np.arange(len(target)) - np.searchsorted(target[order], target[order])
+    table[target[order], rank] = used[order] + 1
+    for column in table.T:
+        added = elements([source], column, x.shape)
+        if added is not None:
+            fields.append(added)
+    return join(fields) if fields else None
+
+
+@rule("take", "nonzero", "argwhere", "masked_select", "_unique2", "unique_consecutive",
+      "unique_dim", "bincount", "histc", "multinomial", "isin", "searchsorted")
 def picked(call: Call, *args: Any, **kwargs: Any) -> Result:
     """Which elements come out depends on the data: truly any of them."""
     return everywhere(call, *args, **kwargs)

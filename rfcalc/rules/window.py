@@ -121,7 +121,7 @@ def _dynamic(call: Call, field: Field, weight: Value) -> Result:
     return mix(join([field, everything(weight.field)]))
 
 
-@rule("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution", "mkldnn_convolution")
+@rule("convolution", "_convolution")
 def convolution(
     call: Call, x: Value, weight: Value, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     transposed: bool = False, output_padding: Any = 0, groups: int = 1, *rest: Any,
@@ -265,7 +265,7 @@ def adaptive_pool1d(call: Call, x: Value, size: Any) -> Result:
     return _adaptive(call, x, 1)
 
 
-@rule("adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "mkldnn_adaptive_avg_pool2d")
+@rule("adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d")
 def adaptive_pool2d(call: Call, x: Value, size: Any) -> Result:
     return _adaptive(call, x, 2)
 
@@ -367,7 +367,7 @@ def _fold_taps(n: int, windows: int, k: int, s: int, p: int, d: int) -> Taps:
     return Taps(at, np.where(ok, flat, -(1 << 30)))
 
 
-@rule("unfold", "unfold_copy")
+@rule("unfold")
 def unfold(call: Call, x: Value, dim: int, size: int, step: int) -> Result:
     """Tensor.unfold: overlapping slices of a dim; the taps become a new last dim."""
     assert x.field is not None
