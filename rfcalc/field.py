@@ -217,7 +217,7 @@ def expand_span(part: Part, size: int) -> Part:
     span = part.span
     if span is None:
         return part
-    inner = part if span.dim in part.dims else spread(part, span.dim, span.stop - span.start)
+    inner = part if span.dim in part.dims else spread(part._replace(span=None), span.dim, span.stop - span.start)
     ax = _axis(inner, span.dim)
     shape = list(inner.bounds.shape)
     shape[ax] = size
@@ -233,6 +233,8 @@ def _neutral(bounds: Bounds) -> Any:
 
 def spread(part: Part, dim: int, size: int) -> Part:
     """Repeat a part along a dim where it does not vary yet."""
+    if part.span is not None and part.span.dim == dim:
+        return expand_span(part, size)
     if dim in part.dims:
         return part
     dims = tuple(sorted((*part.dims, dim)))
@@ -517,7 +519,7 @@ def reshape_part(part: Part, old: Shape, new: Shape) -> Part:
     span = part.span
     size, full, target, dims, fresh = [part.bounds.shape[0]], [part.bounds.shape[0]], [part.bounds.shape[0]], [], []
     for src, dst in plan:
-        if span is not None and src == (span.dim,):
+        if span is not None and part.span is not None and src == (part.span.dim,):
             span = span._replace(dim=dst[0])
         if not any(d in part.dims for d in src):
             continue
@@ -761,6 +763,8 @@ def write_box(old: Field | None, new: Field | None, shape: Shape, box: Sequence[
     box = [(d, i) for d, i in box if len(i) != shape[d] or (np.diff(i) != 1).any()]
     if not box or (old is None and new is None):
         return new
+    if any(not len(i) for _, i in box):
+        return old
     some = old or new
     assert some is not None
     dims = tuple(d for d, _ in box)

@@ -147,12 +147,16 @@ def replay(model: nn.Module, input_shape: Any, calls: Mapping[int, str | None], 
         torch.set_default_dtype(torch.float64)
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
-        twin = _positive_copy(model, generator)
+        twin = _double_copy(model)
         args, kwargs, leaves = _inputs(input_shape, generator)
         # Gradients are off around the forward, as in the analysis, so that it takes the same turns; each call of the
         # mode switches them on for itself.
-        with torch.no_grad(), _open_functions(), run:
-            twin(*args, **kwargs)
+        with torch.no_grad():
+            if any(is_lazy(t) for t in (*twin.parameters(), *twin.buffers())):  # as the analysis does, before the run
+                twin(*_map(args, torch.clone), **_map(kwargs, torch.clone))
+            _make_positive(twin, generator)
+            with _open_functions(), run:
+                twin(*args, **kwargs)
     except RfcalcError:
         raise
     except Exception as error:
@@ -176,6 +180,8 @@ def positions_of(sizes: Sequence[int], count: int, seed: int = 0) -> list[tuple[
     >>> positions_of([5, 7], 4)
     [(0, 0), (0, 3), (2, 3), (4, 6)]
     """
+    if not all(sizes):
+        return []  # an empty map has no position
     if not sizes:
         return [()]
     last = tuple(n - 1 for n in sizes)
@@ -226,31 +232,34 @@ def _positive(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.rand(tuple(shape), generator=generator, dtype=torch.float64) + 0.5
 
 
-def _positive_copy(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy on the CPU in float64 and evaluation mode, with positive weights and neutral running statistics."""
+def _double_copy(model: nn.Module) -> nn.Module:
+    """A copy on the CPU in float64 and evaluation mode."""
     twin = copy.deepcopy(model, _uncopied(model))
     for name, buffer in twin.named_buffers():
         if buffer.is_meta and not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
             raise InputError(f"buffer {name} has no values (device meta); build the model on the CPU for the oracle")
     if any(t.is_meta for t in itertools.chain(twin.parameters(), twin.buffers())):
         twin = twin.to_empty(device="cpu")
-    twin = twin.cpu().double().eval()
-    for name, p in twin.named_parameters():
-        p.requires_grad = False
-        if is_lazy(p) or not p.is_floating_point():
-            continue
-        values = _positive(p.shape, generator)
-        if p.ndim >= 2 and p.numel():
-            values /= p[0].numel()  # the fan-in
-        p.copy_(values * (0.1 if name.endswith("bias") else 1.0))
     for module in twin.modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor) and value.is_floating_point():
                 setattr(module, name, value.detach().cpu().double())
-        for name, buffer in module.named_buffers(recurse=False):
-            if name in ("running_mean", "running_var") and not is_lazy(buffer):
-                buffer.fill_(name == "running_var")
-    return twin
+    return twin.cpu().double().eval()
+
+
+def _make_positive(model: nn.Module, generator: torch.Generator) -> None:
+    """Positive weights, scaled by their fan-in, that are constants; neutral running statistics."""
+    for name, p in model.named_parameters():
+        p.requires_grad = False
+        if not p.is_floating_point():
+            continue
+        values = _positive(p.shape, generator)
+        if p.ndim >= 2 and p.numel():
+            values /= p[0].numel()
+        p.copy_(values * (0.1 if name.endswith("bias") else 1.0))
+    for name, buffer in model.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.fill_(name.endswith("running_var"))
 
 
 def _uncopied(model: nn.Module) -> dict[int, Any]:

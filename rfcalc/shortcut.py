@@ -8,7 +8,7 @@ Nothing here knows what an op does to a field: that stands in `rules/` alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def _out(run: Run, op: Any, x: Tensor, v: Value, call: Call, field: Field | None
 
 
 def _unary(run: Run, op: Any, x: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
-    if type(x) is not Tensor or (args and args[-1] is True):
+    if type(x) is not Tensor or (args and args[-1] is True) or not x.is_floating_point():
         return NotImplemented
     v = run.value(x)
     if v.field is None:
@@ -169,6 +169,10 @@ for _name, _rule in {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "tr
 # ---------------------------------------------------------------------------------------------- windows and norms
 
 
+def _times(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
 def _length(n: int, k: int, s: int, before: int, after: int, d: int) -> int:
     return (n + before + after - d * (k - 1) - 1) // s + 1
 
@@ -187,7 +191,9 @@ def conv(
         return NotImplemented
     if not isinstance(weight, torch.nn.Parameter) and run.value(weight).field is not None:
         return NotImplemented
-    if v.shape[1] != shape[1] * groups or shape[0] % groups:
+    if v.shape[1] != shape[1] * groups:
+        raise ValueError(f"expected {shape[1] * groups} input channels, found {v.shape[1]} (input {_times(v.shape[1:])})")
+    if shape[0] % groups:
         return NotImplemented
     name = f"conv{len(shape) - 2}d"
     call = Call(name, ())
@@ -196,7 +202,8 @@ def conv(
     for n, k, s, (b, a), d in zip(v.shape[2:], w.kernel, w.stride, w.padding, w.dilation, strict=True):
         size = _length(n, k, s, b, a, d)
         if size < 1 or n + a + b < d * (k - 1) + 1:
-            return NotImplemented
+            wide = _times([d * (k - 1) + 1 for k, d in zip(w.kernel, w.dilation, strict=True)])
+            raise ValueError(f"a window of {wide} does not fit the input of {_times(v.shape[2:])} with its padding")
         sizes.append(size)
     out_shape = (v.shape[0], shape[0], *sizes)
     call.out = (out_shape,)
@@ -209,7 +216,8 @@ def conv(
 from .rules.window import conv_window as _conv_window  # noqa: E402
 
 
-@shortcut(torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
+# F.max_pool2d is a choice between two functions; which of the three torch reports depends on its version.
+@shortcut(torch.max_pool1d, torch.max_pool2d, torch.max_pool3d, F.max_pool1d, F.max_pool2d, F.max_pool3d)
 def max_pool(
     run: Run, op: Any, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
@@ -247,7 +255,7 @@ def _pooled(run: Run, op: Any, x: Tensor, v: Value, name: str, args: tuple[Any, 
         return NotImplemented
     sizes = [_length(*a) for a in zip(v.shape[2:], k, s, p, p, d, strict=True)]
     if min(sizes) < 1:
-        return NotImplemented
+        raise ValueError(f"a window of {_times(k)} does not fit the input of {_times(v.shape[2:])} with its padding")
     call = Call(name, ((*v.shape[:2], *sizes),))
     return _out(run, op, x, v, call, RULES[name](call, v, *args))  # type: ignore[arg-type]
 
@@ -316,8 +324,10 @@ def linear(run: Run, op: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     if type(x) is not Tensor or x.dtype is not weight.dtype or not x.is_contiguous():
         return NotImplemented
     v = run.value(x)
-    if v.field is None or len(weight.shape) != 2 or not v.shape or v.shape[-1] != weight.shape[1]:
+    if v.field is None or len(weight.shape) != 2 or not v.shape:
         return NotImplemented
+    if v.shape[-1] != weight.shape[1]:
+        raise ValueError(f"expected {weight.shape[1]} input features, found {v.shape[-1]} (input {_times(v.shape[1:])})")
     if not isinstance(weight, torch.nn.Parameter) and run.value(weight).field is not None:
         return NotImplemented
     call = Call("linear", ((*v.shape[:-1], weight.shape[0]),))

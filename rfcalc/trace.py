@@ -190,12 +190,17 @@ def schema_of(func: Any) -> Schema:
     if op not in RULES and op.endswith("_") and not op.startswith("__"):
         op = op[:-1]
     by_set: dict[str, str] = {}
+    spread_out = ""  # the argument whose pieces a returned list is: `Tensor(a -> *) self -> Tensor(a)[]`
     for a in schema.arguments:
+        if a.alias_info is not None and "*" in a.alias_info.after_set:
+            spread_out = a.name
         for alias in a.alias_info.before_set if a.alias_info is not None else ():
             by_set[alias] = a.name
     aliases = []
     for r in schema.returns:
         names = [by_set[s] for s in (r.alias_info.before_set if r.alias_info is not None else ()) if s in by_set]
+        if not names and spread_out and r.type.kind() == "ListType":
+            names = [spread_out]
         aliases.append((names[0], names[0] in written) if names else None)
     tags = set(func.tags)
     return Schema(
@@ -208,6 +213,18 @@ def schema_of(func: Any) -> Schema:
         torch.Tag.nondeterministic_seeded in tags or op in _UNINITIALISED,
         tuple(a.name for a in schema.arguments if a.is_out),
     )
+
+
+_INDEXING = frozenset((Tensor.__getitem__, Tensor.__setitem__))
+
+
+def _kept_index(index: Any) -> Any:
+    """Lists and arrays as CPU tensors: torch would put them on the device of the tensor, and lose their numbers."""
+    if isinstance(index, tuple):
+        return tuple(_kept_index(i) for i in index)
+    if isinstance(index, np.ndarray) or (isinstance(index, list) and index and not any(_tensors(index))):
+        return torch.as_tensor(index)
+    return index
 
 
 def _by_flags(args: Any) -> bool:
@@ -239,6 +256,10 @@ def nbytes_of(t: Tensor) -> int:
 
 class Dispatch(TorchDispatchMode):
     """Level 1: every ATen op, executed by torch and interpreted by its rule."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the wrapper that skips it imports all of dynamo first
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -413,7 +434,7 @@ class Run(TorchFunctionMode):
             consts = iter([v.const for v in vals])
             result = func(*_map(list(args), lambda _: next(consts)), **kwargs)
             for t in _tensors([result]):
-                self.new(t, None, t)
+                self.new(t, None, t.detach())
             return result
         if any(t.is_meta for t in every):
             raise NeedsValues(f"`{schema.op}` asks for numbers")
@@ -469,7 +490,7 @@ class Run(TorchFunctionMode):
     ) -> None:  # fmt: skip
         for v, f in zip(_values(written), _cycled(fields), strict=False):
             write(v, f)
-        many = len(schema.aliases) == 1 and len(outs) > 1  # Tensor(a)[]: split, unbind
+        many = len(schema.aliases) == 1  # a list of pieces has one entry in the schema
         for i, t in enumerate(outs):
             alias = schema.aliases[0 if many else i] if i < len(schema.aliases) or many else None
             if alias is not None and alias[1]:
@@ -497,7 +518,7 @@ class Run(TorchFunctionMode):
         small = sum(t.numel() for t in outs) <= _CONST_LIMIT
         if small and not schema.random and all(v.const is not None for v in vals):
             if all(not t.is_meta for t in outs):
-                consts = list(outs)
+                consts = [t.detach() for t in outs]  # not the tensor itself: it holds this value, and would never die
             else:
                 it = iter([v.const for v in vals])
                 cargs = _map(list(args), lambda _: next(it))
@@ -535,6 +556,8 @@ class Run(TorchFunctionMode):
             return func(*args, **kwargs)
         self.number += 1
         op = self.op = _Op()
+        if func in _INDEXING and len(args) > 1:
+            args = (args[0], _kept_index(args[1]), *args[2:])
         short = self.shortcuts.get(func)
         if short is not None:
             result = short(self, op, *args, **kwargs)

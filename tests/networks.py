@@ -45,19 +45,20 @@ class Program:
         return build(self.shape, self.steps)[0]
 
 
-def program(shape: tuple[int, ...], *steps: Step) -> Program:
-    return Program(shape, steps)
-
-
 def build(shape: tuple[int, ...], steps: tuple[Step, ...]) -> tuple[nn.Module, tuple[int, ...]]:
     """The module of some steps and the shape it gives."""
-    modules = []
+    modules, x = [], torch.zeros(1, *shape)
     for step in steps:
-        module = OPS[step.op].make(shape, **dict(step.options)).eval()
-        with torch.no_grad():
-            shape = tuple(module(torch.zeros(1, *shape)).shape[1:])
+        module, x = extend(x, step)
         modules.append(module)
-    return nn.Sequential(*modules), shape
+    return nn.Sequential(*modules), tuple(x.shape[1:])
+
+
+def extend(x: Tensor, step: Step) -> tuple[nn.Module, Tensor]:
+    """The module of one step on a map, and the map it gives. Raises what torch does where the step does not fit."""
+    module = OPS[step.op].make(tuple(x.shape[1:]), **dict(step.options)).eval()
+    with torch.no_grad():
+        return module, module(x)
 
 
 # --------------------------------------------------------------------------------------------------- the vocabulary
@@ -69,14 +70,14 @@ Draw = Callable[[Any], Any]
 @dataclass(frozen=True)
 class Op:
     make: Callable[..., nn.Module]
-    draw: Callable[..., dict[str, Any] | None]
+    draw: Callable[..., dict[str, Any]]
     ranks: tuple[int, ...]
 
 
 OPS: dict[str, Op] = {}
 
 
-def op(draw: Callable[..., dict[str, Any] | None], *ranks: int) -> Callable[[Any], Any]:
+def op(draw: Callable[..., dict[str, Any]], *ranks: int) -> Callable[[Any], Any]:
     """Register the maker of an op: `make(shape, **options)`, with a function that draws the options for a shape."""
 
     def register(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -283,9 +284,12 @@ def unfold(shape, kernel, dilation, padding, stride, back):
 
 @op(
     lambda draw, shape: {
-        "dim": some_dim(draw, shape), "size": number(draw, 1, 3), "step": number(draw, 1, 3), "mean": pick(draw, True, False)
+        "dim": some_dim(draw, shape),
+        "size": number(draw, 1, 3),
+        "step": number(draw, 1, 3),
+        "mean": pick(draw, True, False),
     }
-)  # fmt: skip
+)
 def tensor_unfold(shape, dim, size, step, mean):
     def run(x: Tensor) -> Tensor:
         windows = x.unfold(dim, size, step)
@@ -413,9 +417,10 @@ def windows(shape, size, shift, kind):
 
 @op(
     lambda draw, shape: {
-        "dim": pick(draw, 1, some_dim(draw, shape)), "kind": pick(draw, "chunk", "split", "sections", "tensor_split", "unbind")
+        "dim": pick(draw, 1, some_dim(draw, shape)),
+        "kind": pick(draw, "chunk", "split", "sections", "tensor_split", "unbind"),
     }
-)  # fmt: skip
+)
 def pieces(shape, dim, kind):
     """Cut along a dim, work on the first piece, put all back in another order."""
     n = shape[dim - 1]
@@ -581,18 +586,7 @@ def reduce(shape, dim, kind, back):
 
 
 def _along_options(draw: Draw, shape: Shape) -> dict[str, Any]:
-    kinds = (
-        "softmax",
-        "log_softmax",
-        "cumsum",
-        "cumprod",
-        "cummax",
-        "logcumsumexp",
-        "backwards",
-        "sort",
-        "topk",
-        "diff",
-    )
+    kinds = ("softmax log_softmax cumsum cumprod cummax logcumsumexp backwards sort topk diff").split()
     return {"dim": pick(draw, 1, some_dim(draw, shape), some_dim(draw, shape)), "kind": pick(draw, *kinds)}
 
 
@@ -668,21 +662,12 @@ def gram(shape, how):
 # tokens
 
 
+ATTENTIONS = ("manual causal band sdpa sdpa_causal sdpa_bool sdpa_float sdpa_band mha mha_causal").split()
+
+
 def _attention_options(draw: Draw, shape: Shape) -> dict[str, Any]:
-    kinds = (
-        "manual",
-        "causal",
-        "band",
-        "sdpa",
-        "sdpa_causal",
-        "sdpa_bool",
-        "sdpa_float",
-        "sdpa_band",
-        "mha",
-        "mha_causal",
-    )
     return {
-        "kind": pick(draw, *kinds),
+        "kind": pick(draw, *ATTENTIONS),
         "residual": pick(draw, False, True),
         "dim": pick(draw, 0, some_dim(draw, shape)),
     }
@@ -761,9 +746,12 @@ def class_token(shape):
 
 def _rnn_options(draw: Draw, shape: Shape) -> dict[str, Any]:
     return {
-        "kind": pick(draw, "LSTM", "GRU", "RNN"), "both": pick(draw, False, True), "layers": number(draw, 1, 2),
-        "hidden": number(draw, 1, 3), "batch_first": pick(draw, True, False),
-    }  # fmt: skip
+        "kind": pick(draw, "LSTM", "GRU", "RNN"),
+        "both": pick(draw, False, True),
+        "layers": number(draw, 1, 2),
+        "hidden": number(draw, 1, 3),
+        "batch_first": pick(draw, True, False),
+    }
 
 
 @op(_rnn_options, 1, 2)
@@ -823,12 +811,14 @@ def mask(shape, dim, period, kind):
     return Apply(run, flags=flags)
 
 
+WRITES = (
+    "shifted_add strided relu_view copy chunk transposed indexed buffer select nested overwrite flat "
+    "after_view diagonal"
+).split()
+
+
 def _write_options(draw: Draw, shape: Shape) -> dict[str, Any]:
-    kinds = (
-        "shifted_add", "strided", "relu_view", "copy", "chunk", "transposed", "indexed", "buffer", "select", "nested",
-        "overwrite", "flat", "after_view", "diagonal",
-    )  # fmt: skip
-    return {"dim": some_dim(draw, shape), "kind": pick(draw, *kinds)}
+    return {"dim": some_dim(draw, shape), "kind": pick(draw, *WRITES)}
 
 
 @op(_write_options)
@@ -878,23 +868,28 @@ def write(shape, dim, kind):
     return Apply(run, index=torch.tensor(sorted({0, n // 2})))
 
 
-@op(
-    lambda draw, shape: {
-        "name": pick(
-            draw, "relu", "relu_", "gelu", "silu", "tanh", "sigmoid", "hardswish", "leaky_relu", "softplus", "clamp", "abs",
-            "exp", "square", "neg", "PReLU", "ReLU6", "ELU", "Dropout", "Identity", "round", "sin", "data", "double",
-        )
-    }
-)  # fmt: skip
+ACTIVATIONS = (
+    "relu relu_ gelu silu tanh sigmoid hardswish leaky_relu softplus clamp abs exp square neg PReLU ReLU6 ELU "
+    "Dropout Identity round sin data double"
+).split()
+
+
+@op(lambda draw, shape: {"name": pick(draw, *ACTIVATIONS)})
 def activation(shape, name):
     if hasattr(nn, name):
         return getattr(nn, name)()
     odd = {
-        "relu_": lambda x: x.clone().relu_(), "clamp": lambda x: x.clamp(0, 6), "data": lambda x: x.detach() + x.data,
-        "double": lambda x: x.to(torch.float32).contiguous().type_as(x), "leaky_relu": F.leaky_relu, "gelu": F.gelu,
-        "silu": F.silu, "hardswish": F.hardswish, "softplus": F.softplus,
-    }  # fmt: skip
-    return Apply(odd[name] if name in odd else lambda x: getattr(torch, name)(x))
+        "relu_": lambda x: x.clone().relu_(),
+        "clamp": lambda x: x.clamp(0, 6),
+        "data": lambda x: x.detach() + x.data,
+        "double": lambda x: x.to(torch.float32).contiguous().type_as(x),
+        "leaky_relu": F.leaky_relu,
+        "gelu": F.gelu,
+        "silu": F.silu,
+        "hardswish": F.hardswish,
+        "softplus": F.softplus,
+    }
+    return Apply(odd[name] if name in odd else getattr(torch, name))
 
 
 @op(nothing)
@@ -915,28 +910,26 @@ def sampled(shape):
 
 
 def fits(shape: Shape) -> bool:
-    return (
-        all(1 <= s <= MAX_SIZE for s in shape[1:])
-        and 1 <= shape[0] <= MAX_CHANNELS
-        and math.prod(shape) <= MAX_CELLS
-        and len(shape) > 1
-    )
+    sizes = all(1 <= s <= MAX_SIZE for s in shape[1:])
+    return sizes and 1 <= shape[0] <= MAX_CHANNELS and math.prod(shape) <= MAX_CELLS
 
 
 def draw_steps(draw: Draw, shape: Shape, count: int, depth: int = 0) -> tuple[Step, ...]:
     """Up to `count` steps that fit one after the other."""
     steps: list[Step] = []
+    x = torch.zeros(1, *shape)
     for _ in range(count):
+        shape = tuple(x.shape[1:])
         name = draw(st.sampled_from(_names(space(shape), depth)))
         options = OPS[name].draw(draw, shape, depth) if name == "branch" else OPS[name].draw(draw, shape)
-        step = Step(name, tuple((options or {}).items()))
+        step = Step(name, tuple(options.items()))
         try:
-            after = build(shape, (step,))[1]
-        except (RuntimeError, ValueError, IndexError, AssertionError):
-            continue  # it does not fit this shape
-        if len(after) == len(shape) and fits(after):
+            y = extend(x, step)[1]
+        except (RuntimeError, ValueError, IndexError):
+            continue  # it does not fit this map
+        if y.ndim == x.ndim and fits(tuple(y.shape[1:])):
             steps.append(step)
-            shape = after
+            x = y
     return tuple(steps)
 
 
@@ -1056,8 +1049,11 @@ for _align in (False, True):
         f"trilinear {_align}", lambda a=_align: nn.Upsample(scale_factor=1.6, mode="trilinear", align_corners=a), VOLUME
     )
     for _mode in ("bilinear", "bicubic"):
-        fn(f"{_mode} antialias {_align}",
-           lambda x, m=_mode, a=_align: F.interpolate(x, (3, 14), mode=m, antialias=True, align_corners=a), (2, 10, 9))  # fmt: skip
+        fn(
+            f"{_mode} antialias {_align}",
+            lambda x, m=_mode, a=_align: F.interpolate(x, (3, 14), mode=m, antialias=True, align_corners=a),
+            (2, 10, 9),
+        )
 fn("bilinear scale", lambda x: F.interpolate(x, scale_factor=(1.7, 0.6), mode="bilinear"))
 fn(
     "bilinear recompute",
@@ -1074,21 +1070,25 @@ fn(
     VOLUME,
     grid=lambda: torch.rand(1, 2, 2, 3, 3),
 )
-fn("spatial transformer",
-   lambda x, head: F.grid_sample(x, F.affine_grid(head(x.mean((2, 3))).view(1, 2, 3), x.shape, False), align_corners=False),
-   head=lambda: nn.Linear(2, 6))  # fmt: skip
+fn(
+    "spatial transformer",
+    lambda x, head: F.grid_sample(
+        x, F.affine_grid(head(x.mean((2, 3))).view(1, 2, 3), x.shape, False), align_corners=False
+    ),
+    head=lambda: nn.Linear(2, 6),
+)
 
 # pointwise
 for _name in (
-    "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish",
-    "PReLU", "RReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink", "Softsign", "Tanh",
-    "Tanhshrink", "Dropout", "Dropout2d", "AlphaDropout", "FeatureAlphaDropout", "Identity",
-):  # fmt: skip
+    "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish PReLU RReLU ReLU ReLU6 SELU "
+    "SiLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink Dropout Dropout2d AlphaDropout FeatureAlphaDropout "
+    "Identity"
+).split():
     case(_name, lambda n=_name: nn.Sequential(nn.Conv1d(2, 2, 3), getattr(nn, n)()), LINE)
 for _name in (
     "abs ceil cos erf exp expm1 floor frac isfinite isnan log log1p neg reciprocal relu round rsqrt sigmoid sign sin "
-    "sqrt square tan tanh trunc clone contiguous detach relu_ sigmoid_ tanh_ abs_ neg_ exp_ sqrt_ isinf isreal positive "
-    "nan_to_num logical_not bernoulli lgamma digamma erfinv asinh atan conj resolve_conj resolve_neg"
+    "sqrt square tan tanh trunc clone contiguous detach relu_ sigmoid_ tanh_ abs_ neg_ exp_ sqrt_ isinf isreal "
+    "positive nan_to_num logical_not bernoulli lgamma digamma erfinv asinh atan conj resolve_conj resolve_neg"
 ).split():
     fn(_name, lambda x, n=_name: getattr(x[..., 1:] * 0.5, n)(), LINE)
 for _name in (
@@ -1186,7 +1186,7 @@ fn("argsort", lambda x: x.argsort(3).float())
 fn("softmax", lambda x: x.softmax(2))
 fn("log_softmax", lambda x: x.log_softmax(3))
 fn("softmin", lambda x: F.softmin(x, 2))
-case("softmax2d", lambda: nn.Softmax2d())
+case("softmax2d", nn.Softmax2d)
 fn("gumbel_softmax", lambda x: F.gumbel_softmax(x, dim=3))
 fn("masked softmax", lambda x: x.masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf).softmax(-1) @ x, (9, 9))
 case("layer_norm", lambda: nn.LayerNorm((7, 9)))
@@ -1274,18 +1274,7 @@ fn("hadamard", lambda x, w: x * w + w, w=_weights(7, 1))
 case("mixer", lambda: nn.Sequential(nn.Linear(9, 9), Apply(lambda x: x.transpose(2, 3)), nn.Linear(7, 4)))
 
 # attention
-for _name in (
-    "manual",
-    "causal",
-    "band",
-    "sdpa",
-    "sdpa_causal",
-    "sdpa_bool",
-    "sdpa_float",
-    "sdpa_band",
-    "mha",
-    "mha_causal",
-):
+for _name in ATTENTIONS:
     case(f"attention {_name}", lambda k=_name: attention((2, 7), k, False, 0), (2, 7))
     case(f"attention {_name} windows", lambda k=_name: attention((2, 4, 5), k, True, 3), (2, 4, 5))
 fn("attention cross", lambda x, y: F.scaled_dot_product_attention(x, y, y), [(5, 4), (3, 4)])
@@ -1296,15 +1285,27 @@ fn(
     memory=_weights(1, 3, 4),
 )
 fn("attention queries", lambda x, query: F.scaled_dot_product_attention(query, x, x), TOKENS, query=_weights(1, 3, 4))
-fn("attention grouped",
-   lambda x: F.scaled_dot_product_attention(*(x.unflatten(2, (h, 2)).transpose(1, 2)[:, :g] for h, g in ((2, 2), (2, 1), (2, 1))), enable_gqa=True),
-   TOKENS)  # fmt: skip
+fn(
+    "attention grouped",
+    lambda x: F.scaled_dot_product_attention(
+        *(x.unflatten(2, (h, 2)).transpose(1, 2)[:, :g] for h, g in ((2, 2), (2, 1), (2, 1))), enable_gqa=True
+    ),
+    TOKENS,
+)
 fn("attention bias", lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=x @ x.transpose(1, 2)), TOKENS)
 fn("mha weights", lambda x, m: m(x, x, x)[1], TOKENS, m=lambda: nn.MultiheadAttention(4, 2, batch_first=True))
-fn("mha padding", lambda x, m: m(x, x, x, key_padding_mask=torch.tensor([[False] * 4 + [True]]))[0], TOKENS,
-   m=lambda: nn.MultiheadAttention(4, 2, batch_first=True))  # fmt: skip
-fn("mha bias_kv", lambda x, m: m(x, x, x)[0], TOKENS,
-   m=lambda: nn.MultiheadAttention(4, 2, batch_first=True, add_bias_kv=True, add_zero_attn=True))  # fmt: skip
+fn(
+    "mha padding",
+    lambda x, m: m(x, x, x, key_padding_mask=torch.tensor([[False] * 4 + [True]]))[0],
+    TOKENS,
+    m=lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+)
+fn(
+    "mha bias_kv",
+    lambda x, m: m(x, x, x)[0],
+    TOKENS,
+    m=lambda: nn.MultiheadAttention(4, 2, batch_first=True, add_bias_kv=True, add_zero_attn=True),
+)
 fn(
     "mha memory",
     lambda x, y, m: m(x, y, y)[0],
@@ -1323,53 +1324,101 @@ fn(
     TOKENS,
     m=lambda: nn.TransformerDecoderLayer(4, 2, 8, batch_first=True),
 )
-fn("encoder causal", lambda x, m: m(x, torch.full((5, 5), -math.inf).triu(1), is_causal=True), TOKENS,
-   m=lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True))  # fmt: skip
+fn(
+    "encoder causal",
+    lambda x, m: m(x, torch.full((5, 5), -math.inf).triu(1), is_causal=True),
+    TOKENS,
+    m=lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+)
 case("class token", lambda: class_token((2, 3, 4)), (2, 3, 4))
 fn("embedding positions", lambda x, m: x + m(torch.arange(x.shape[1])), TOKENS, m=lambda: nn.Embedding(5, 4))
 case("embedding", lambda: nn.Sequential(nn.Embedding(7, 3), nn.Conv1d(6, 2, 1)), (6,))
 
 # moving around
 for _name, _move in {
-    "view": lambda x: x.view(1, 2, 63), "reshape": lambda x: x.reshape(1, 9, 7, 2), "flatten": lambda x: x.flatten(1, 2),
-    "unflatten": lambda x: x.unflatten(3, (3, 3)), "ravel": lambda x: x.ravel(), "view_as": lambda x: x.view_as(x),
-    "reshape_as": lambda x: x.reshape_as(x.transpose(2, 3)), "squeeze": lambda x: x.unsqueeze(2).squeeze(0).squeeze(),
-    "squeeze many": lambda x: x[:, :1].squeeze((0, 1)), "unsqueeze": lambda x: x.unsqueeze(-1), "permute": lambda x: x.permute(0, 3, 1, 2),
-    "transpose": lambda x: x.transpose(-1, 2), "swapdims": lambda x: x.swapdims(1, 3), "T": lambda x: x[0, 0].T, "t": lambda x: x[0, 0].t(),
-    "mT": lambda x: x.mT, "mH": lambda x: x.mH, "H": lambda x: x[0, 0].H, "adjoint": lambda x: x.adjoint(), "movedim": lambda x: x.movedim((1, 2), (3, 0)),
-    "moveaxis": lambda x: torch.moveaxis(x, 1, -1), "expand": lambda x: x[:, :, :1].expand(-1, -1, 4, -1),
-    "expand_as": lambda x: x.mean(2, keepdim=True).expand_as(x) + x, "broadcast_to": lambda x: x[:, :, :1].broadcast_to(1, 2, 3, 9),
-    "getitem": lambda x: x[0, :, 1:-1, ::2], "getitem ellipsis": lambda x: x[..., None, 2], "getitem minus": lambda x: x[:, :, -3:],
-    "narrow": lambda x: x.narrow(3, -4, 3), "select": lambda x: x.select(2, -1), "flip": lambda x: x.flip(2, 3),
-    "fliplr": lambda x: x[0].fliplr() + x[0].flipud(), "roll": lambda x: x.roll((1, -2), (2, 3)), "roll all": lambda x: x.roll(4),
-    "rot90": lambda x: x.rot90(1, (2, 3)), "chunk": lambda x: torch.cat(x.chunk(3, 3)[::-1], 3), "split": lambda x: x.split(2, 3)[1],
-    "split sizes": lambda x: x.split([2, 7], 3)[1], "tensor_split": lambda x: x.tensor_split(4, 3)[2], "unbind": lambda x: x.unbind(2)[3],
-    "hsplit": lambda x: x[0].hsplit([2, 4])[1] + x[0].dsplit(3)[0].sum(2, keepdim=True)[:, 2:4], "vsplit": lambda x: x[0].vsplit(2)[1],
-    "unsafe_split": lambda x: x.unsafe_split(3, 3)[1] + x.unsafe_chunk(3, 3)[0], "iterate": lambda x: sum(row for row in x[0, 0]),
-    "repeat": lambda x: x.repeat(1, 1, 2, 1), "tile": lambda x: x.tile(2), "repeat_interleave": lambda x: x.repeat_interleave(2, 3),
-    "repeat_interleave flat": lambda x: x.repeat_interleave(2), "cat": lambda x: torch.cat([x, x.flip(3)], 2),
-    "concat": lambda x: torch.concat([x[:, :, :2], x], 2) + torch.concatenate([x, x[:, :, :2]], 2), "stack": lambda x: torch.stack([x, x.flip(3)], 2),
-    "hstack": lambda x: torch.hstack([x, x.flip(3)]) + torch.vstack([x, x]).flatten(0, 1), "index_select": lambda x: x.index_select(3, torch.tensor([4, 0, 4])),
-    "index list": lambda x: x[:, :, [5, 1]], "index tensor": lambda x: x[:, :, torch.tensor([5, 1])],
-    "index pairs": lambda x: x[:, :, torch.tensor([0, 2]), torch.tensor([1, 3])], "index grid": lambda x: x[:, :, torch.tensor([[0], [2]]), torch.tensor([1, 3])],
-    "index apart": lambda x: x[:, torch.tensor([0, 1]), :, torch.tensor([1, 3])], "index mask": lambda x: x[:, :, torch.arange(7) % 2 == 0],
-    "index mask 2d": lambda x: x[:, :, torch.ones(7, 9).tril().bool()], "index data": lambda x: x[0, 0, x[0, 1].argmax(0)],
-    "index_select data": lambda x: x.index_select(3, x[0, 0, 0].argsort()), "gather": lambda x: x.gather(3, torch.zeros(1, 2, 7, 2, dtype=torch.long)),
-    "take_along_dim": lambda x: x.take_along_dim(x.argsort(2), 2), "take": lambda x: x.take(torch.tensor([3, 60])),
-    "diagonal": lambda x: x.diagonal(1, 2, 3), "diag": lambda x: x[0, 0].diag(), "diag_embed": lambda x: x[0, 0].diag_embed(), "trace": lambda x: x[0, 0].trace(),
-    "block_diag": lambda x: torch.block_diag(x[0, 0], x[0, 1]), "meshgrid": lambda x: torch.meshgrid(x[0, 0, 0], x[0, 0, 1], indexing="ij")[0],
-    "as_strided": lambda x: x.as_strided((3, 4), (9, 2)), "broadcast_tensors": lambda x: torch.broadcast_tensors(x, x[:, :, :1])[1],
-    "atleast_3d": lambda x: torch.atleast_3d(x[0, 0]), "unravel": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "numpy_T": lambda x: x[0, 0].numpy_T if hasattr(x, "numpy_T") else x[0, 0].T, "unique_dim": lambda x: x.sort(3)[0],
-    "tolist": lambda x: x[:, :, : len(x[0, 0].shape)], "one by one": lambda x: torch.stack([x[:, :, i] * i for i in range(7)], 2),
-}.items():  # fmt: skip
+    "view": lambda x: x.view(1, 2, 63),
+    "reshape": lambda x: x.reshape(1, 9, 7, 2),
+    "flatten": lambda x: x.flatten(1, 2),
+    "unflatten": lambda x: x.unflatten(3, (3, 3)),
+    "ravel": lambda x: x.ravel(),
+    "view_as": lambda x: x.view_as(x),
+    "reshape_as": lambda x: x.reshape_as(x.transpose(2, 3)),
+    "squeeze": lambda x: x.unsqueeze(2).squeeze(0).squeeze(),
+    "squeeze many": lambda x: x[:, :1].squeeze((0, 1)),
+    "unsqueeze": lambda x: x.unsqueeze(-1),
+    "permute": lambda x: x.permute(0, 3, 1, 2),
+    "transpose": lambda x: x.transpose(-1, 2),
+    "swapdims": lambda x: x.swapdims(1, 3),
+    "T": lambda x: x[0, 0].T,
+    "t": lambda x: x[0, 0].t(),
+    "mT": lambda x: x.mT,
+    "mH": lambda x: x.mH,
+    "H": lambda x: x[0, 0].H,
+    "adjoint": lambda x: x.adjoint(),
+    "movedim": lambda x: x.movedim((1, 2), (3, 0)),
+    "moveaxis": lambda x: torch.moveaxis(x, 1, -1),
+    "expand": lambda x: x[:, :, :1].expand(-1, -1, 4, -1),
+    "expand_as": lambda x: x.mean(2, keepdim=True).expand_as(x) + x,
+    "broadcast_to": lambda x: x[:, :, :1].broadcast_to(1, 2, 3, 9),
+    "getitem": lambda x: x[0, :, 1:-1, ::2],
+    "getitem ellipsis": lambda x: x[..., None, 2],
+    "getitem minus": lambda x: x[:, :, -3:],
+    "narrow": lambda x: x.narrow(3, -4, 3),
+    "select": lambda x: x.select(2, -1),
+    "flip": lambda x: x.flip(2, 3),
+    "fliplr": lambda x: x[0].fliplr() + x[0].flipud(),
+    "roll": lambda x: x.roll((1, -2), (2, 3)),
+    "roll all": lambda x: x.roll(4),
+    "rot90": lambda x: x.rot90(1, (2, 3)),
+    "chunk": lambda x: torch.cat(x.chunk(3, 3)[::-1], 3),
+    "split": lambda x: x.split(2, 3)[1],
+    "split sizes": lambda x: x.split([2, 7], 3)[1],
+    "tensor_split": lambda x: x.tensor_split(4, 3)[2],
+    "unbind": lambda x: x.unbind(2)[3],
+    "hsplit": lambda x: x[0].hsplit([2, 4])[1] + x[0].dsplit(3)[0].sum(2, keepdim=True)[:, 2:4],
+    "vsplit": lambda x: x[0].vsplit(2)[1],
+    "unsafe_split": lambda x: x.unsafe_split(3, 3)[1] + x.unsafe_chunk(3, 3)[0],
+    "iterate": lambda x: sum(row for row in x[0, 0]),
+    "repeat": lambda x: x.repeat(1, 1, 2, 1),
+    "tile": lambda x: x.tile(2),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 3),
+    "repeat_interleave flat": lambda x: x.repeat_interleave(2),
+    "cat": lambda x: torch.cat([x, x.flip(3)], 2),
+    "concat": lambda x: torch.concat([x[:, :, :2], x], 2) + torch.concatenate([x, x[:, :, :2]], 2),
+    "stack": lambda x: torch.stack([x, x.flip(3)], 2),
+    "hstack": lambda x: torch.hstack([x, x.flip(3)]) + torch.vstack([x, x]).flatten(0, 1),
+    "index_select": lambda x: x.index_select(3, torch.tensor([4, 0, 4])),
+    "index list": lambda x: x[:, :, [5, 1]],
+    "index tensor": lambda x: x[:, :, torch.tensor([5, 1])],
+    "index pairs": lambda x: x[:, :, torch.tensor([0, 2]), torch.tensor([1, 3])],
+    "index grid": lambda x: x[:, :, torch.tensor([[0], [2]]), torch.tensor([1, 3])],
+    "index apart": lambda x: x[:, torch.tensor([0, 1]), :, torch.tensor([1, 3])],
+    "index mask": lambda x: x[:, :, torch.arange(7) % 2 == 0],
+    "index mask 2d": lambda x: x[:, :, torch.ones(7, 9).tril().bool()],
+    "index data": lambda x: x[0, 0, x[0, 1].argmax(0)],
+    "index_select data": lambda x: x.index_select(3, x[0, 0, 0].argsort()),
+    "gather": lambda x: x.gather(3, torch.zeros(1, 2, 7, 2, dtype=torch.long)),
+    "take_along_dim": lambda x: x.take_along_dim(x.argsort(2), 2),
+    "take": lambda x: x.take(torch.tensor([3, 60])),
+    "diagonal": lambda x: x.diagonal(1, 2, 3),
+    "diag": lambda x: x[0, 0].diag(),
+    "diag_embed": lambda x: x[0, 0].diag_embed(),
+    "trace": lambda x: x[0, 0].trace(),
+    "block_diag": lambda x: torch.block_diag(x[0, 0], x[0, 1]),
+    "meshgrid": lambda x: torch.meshgrid(x[0, 0, 0], x[0, 0, 1], indexing="ij")[0],
+    "as_strided": lambda x: x.as_strided((3, 4), (9, 2)),
+    "broadcast_tensors": lambda x: torch.broadcast_tensors(x, x[:, :, :1])[1],
+    "atleast_3d": lambda x: torch.atleast_3d(x[0, 0]),
+    "unravel": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "numpy_T": lambda x: x[0, 0].numpy_T if hasattr(x, "numpy_T") else x[0, 0].T,
+    "unique_dim": lambda x: x.sort(3)[0],
+    "tolist": lambda x: x[:, :, : len(x[0, 0].shape)],
+    "one by one": lambda x: torch.stack([x[:, :, i] * i for i in range(7)], 2),
+}.items():
     fn(_name, _move)
 
 # writes
-for _name in (
-    "shifted_add", "strided", "relu_view", "copy", "chunk", "transposed", "indexed", "buffer", "select", "nested",
-    "overwrite", "flat", "after_view", "diagonal",
-):  # fmt: skip
+for _name in WRITES:
     case(f"write {_name}", lambda k=_name: write((7, 7, 9), 2, k), (7, 7, 9))
     case(f"write {_name} last", lambda k=_name: write((2, 4, 5), 3, k), (2, 4, 5))
 fn("slice_scatter", lambda x: x.slice_scatter(x[:, :, :2], 2, 3, 5) + x.select_scatter(x[:, :, 0], 2, 1))
@@ -1449,7 +1498,7 @@ class _Shared(nn.Module):
 
 case("checkpoint", lambda: _Checkpointed(False))
 case("checkpoint reentrant", lambda: _Checkpointed(True))
-case("shared", lambda: _Shared())
+case("shared", _Shared)
 fn("custom function", lambda x: _Swish.apply(x) + x.flip(2))
 case("lazy", lambda: nn.Sequential(nn.LazyConv2d(3, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2)))
 case("weight_norm", lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)))
@@ -1461,8 +1510,35 @@ fn("two inputs", lambda x, y: x * F.interpolate(y, x.shape[2:]), [(2, 7, 9), (2,
 case("separable", lambda: nn.Sequential(nn.Conv2d(4, 4, (1, 5), 1, (0, 2), groups=4), nn.Conv2d(4, 3, 1)), (4, 7, 9))
 case("squeeze_excite", lambda: squeeze_excite((2, 7, 9), "sigmoid", False))
 case("swin window", lambda: windows((2, 7, 9), 3, 1, "attention"))
-case("unet", lambda: branch(
-    (2, 7, 9), (Step("conv", tuple({"out": 2, "kernel": (3, 3), "stride": (1, 1), "padding": "same", "dilation": (1, 1),
-     "groups": 1, "mode": "zeros", "bias": True}.items())),),
-    (Step("max_pool", (("kernel", (2, 2)), ("stride", (2, 2)), ("padding", (0, 0)), ("ceil", True), ("dilation", (1, 1)))),
-     Step("interpolate", (("mode", "nearest"), ("scale_factor", (2.0, 2.0))))), "cat", "start"))  # fmt: skip
+case(
+    "unet",
+    lambda: branch(
+        (2, 7, 9),
+        (
+            Step(
+                "conv",
+                tuple(
+                    {
+                        "out": 2,
+                        "kernel": (3, 3),
+                        "stride": (1, 1),
+                        "padding": "same",
+                        "dilation": (1, 1),
+                        "groups": 1,
+                        "mode": "zeros",
+                        "bias": True,
+                    }.items()
+                ),
+            ),
+        ),
+        (
+            Step(
+                "max_pool",
+                (("kernel", (2, 2)), ("stride", (2, 2)), ("padding", (0, 0)), ("ceil", True), ("dilation", (1, 1))),
+            ),
+            Step("interpolate", (("mode", "nearest"), ("scale_factor", (2.0, 2.0)))),
+        ),
+        "cat",
+        "start",
+    ),
+)

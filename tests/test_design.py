@@ -512,14 +512,42 @@ def test_a_constant_attribute_may_replace_a_parameter():
     assert list(dict(made.named_parameters())) == ["weight", "note", "extra.weight", "extra.bias"]
 
 
-@pytest.mark.parametrize("make", [lambda n: setattr(n, "bias", 3), lambda n: n.register_parameter("a.b", None)])
+def test_who_watches_the_registration_of_modules_still_hears_of_it():
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    heard = []
+    handle = register_module_module_registration_hook(lambda module, name, child: heard.append(name))
+    try:
+        made = blueprint(Everything)
+    finally:
+        handle.remove()
+    assert {"conv", "bn", "head"} <= set(heard)
+    assert made.conv.weight.is_meta
+    assert made.position.is_meta
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: setattr(n, "bias", 3),
+        lambda n: setattr(n, "forward", nn.Parameter(torch.zeros(1))),
+        lambda n: n.register_parameter("a.b", None),
+        lambda n: n.register_buffer("a.b", torch.zeros(1)),
+        lambda n: n.register_buffer("weight", torch.zeros(1)),
+        lambda n: n.register_buffer("forward", torch.zeros(1)),
+        lambda n: n.register_buffer("b", 3),
+        lambda n: nn.Module(3),
+        lambda n: nn.Module.__new__(nn.Module).register_buffer("b", torch.zeros(1)),
+        lambda n: setattr(nn.Module.__new__(nn.Module), "b", nn.Linear(1, 1)),
+    ],
+)
 def test_what_a_module_refuses_is_still_refused(make):
     def built(net):
         make(net)
         return net
 
     for build in (lambda: built(nn.Linear(1, 1)), lambda: blueprint(lambda: built(nn.Linear(1, 1)))):
-        with pytest.raises((TypeError, KeyError)):
+        with pytest.raises((TypeError, KeyError, AttributeError)):
             build()
 
 

@@ -57,6 +57,10 @@ def stack(call: Call, items: Sequence[Value], dim: int = 0) -> Result:
 
 @rule("meshgrid")
 def meshgrid(call: Call, items: Sequence[Value], indexing: Any = None, **kwargs: Any) -> Result:
-    from .registry import everywhere
-
-    return everywhere(call, items)
+    """Each operand runs along one dim of the result and repeats along the others."""
+    order = list(range(len(items)))
+    if indexing == "xy" and len(items) > 1:
+        order[0], order[1] = 1, 0
+    return tuple(
+        v.field and v.field.map(lambda p, at=at: renumber_part(p, {0: at})) for v, at in zip(items, order, strict=True)
+    )

@@ -25,7 +25,7 @@ for _op in (
     "pow float_power maximum minimum fmax fmin hypot atan2 xlogy "
     "eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not "
     "bitwise_xor isclose heaviside copysign polar complex bucketize "
-    "tril triu abs angle sgn"
+    "abs angle sgn"
 ).split():
     RULES[_op] = pointwise
 
@@ -113,6 +113,16 @@ def add(call: Call, x: Any, other: Any, alpha: Any = 1) -> Result:
             if masked is not field:
                 return masked
     return field
+
+
+@rule("tril", "triu")
+def triangle(call: Call, x: Value, diagonal: int = 0) -> Result:
+    """The other triangle is set to 0."""
+    assert x.field is not None
+    m, n = x.shape[-2:]
+    kept = np.tri(m, n, diagonal, dtype=np.bool_) if call.op == "tril" else ~np.tri(m, n, diagonal - 1, dtype=np.bool_)
+    gone = Part(~kept[None], (len(x.shape) - 2, len(x.shape) - 1))
+    return blank(x.field, gone, x.shape, inside=True)
 
 
 def keeps_mask(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:

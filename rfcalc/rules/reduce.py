@@ -60,6 +60,8 @@ def softmax(call: Call, x: Value, dim: int, *args: Any, **kwargs: Any) -> Result
     if row is None:
         return Field(field.axes, field.approx, mask and Mask(mask.part, True))
     result = mix(join([seen.unmasked(), row]))
+    if mask is not None:  # 0 (or -inf), whatever the others are
+        result = blank(result, mask.part, x.shape, inside=True)
     if "log" not in call.op and mask is not None:
         return Field(result.axes, result.approx, Mask(mask.part, True))
     return result
@@ -153,6 +155,8 @@ def ordered(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     assert field is not None
     ints = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
     dim = kwargs.get("dim", ints[-1] if len(ints) > (call.op in ("topk", "kthvalue")) else -1)
+    if call.op == "msort":
+        dim = 0
     if call.op == "sort" and args and isinstance(args[0], bool):
         dim = ints[-1] if ints else -1
     at = dim_of(dim, len(x.shape))

@@ -579,7 +579,15 @@ def _accumulated(call: Call, x: Value, source: Value, dim: int, index: Value) ->
     return join(fields) if fields else None
 
 
-@rule("take", "nonzero", "argwhere", "masked_select", "_unique2", "unique_consecutive",
+@rule("take")
+def take(call: Call, x: Value, index: Value) -> Result:
+    """Elements of the flattened tensor."""
+    if index.field is not None or index.const is None:
+        return everywhere(call, x, index)
+    return elements([x], index.const.cpu().numpy().reshape(-1) % math.prod(x.shape) + 1, call.out[0])
+
+
+@rule("nonzero", "argwhere", "masked_select", "_unique2", "unique_consecutive",
       "unique_dim", "bincount", "histc", "multinomial", "isin", "searchsorted")
 def picked(call: Call, *args: Any, **kwargs: Any) -> Result:
     """Which elements come out depends on the data: truly any of them."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch.utils import flop_counter as torch_formulas
-
 from ..field import Shape
 from .registry import Value
 
@@ -14,10 +12,12 @@ Work = Callable[..., int]
 
 
 def _conv(out: Shape, x: Value, weight: Value, *rest: Any, transposed: bool = False, **kw: Any) -> int:
+    from torch.utils.flop_counter import conv_flop_count  # late: it imports triton
+
     shape, result = x.shape, out
     if len(shape) == len(weight.shape) - 1:  # unbatched
         shape, result = (1, *shape), (1, *out)
-    return int(torch_formulas.conv_flop_count(list(shape), list(weight.shape), list(result), transposed)) // 2
+    return int(conv_flop_count(list(shape), list(weight.shape), list(result), transposed)) // 2
 
 
 def _conv_transpose(out: Shape, x: Value, weight: Value, *rest: Any, **kw: Any) -> int:
