@@ -18,7 +18,7 @@ QUERIES = frozenset(
     "_version output_nr _base retains_grad name "
     "size dim stride numel nelement element_size storage_offset ndimension is_contiguous is_floating_point "
     "is_complex is_signed is_conj is_neg is_inference is_pinned is_shared is_same_size is_set_to is_tensor "
-    "is_storage get_device data_ptr untyped_storage storage storage_type has_names type __len__ __hash__ "
+    "is_storage get_device data_ptr untyped_storage storage storage_type has_names __len__ __hash__ "
     "__repr__ __format__ _is_view _is_zerotensor is_nonzero_meta result_type promote_types can_cast "
     "requires_grad_ is_grad_enabled is_inference_mode_enabled is_autocast_enabled get_default_dtype "
     "_has_compatible_shallow_copy_type _conj_physical_meta "

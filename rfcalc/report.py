@@ -335,6 +335,8 @@ def _beside(parts: Sequence[Part]) -> bool:
 
 
 def _sizes(b: Any) -> tuple[int, int]:
+    if not b.size:
+        return 0, 0
     if b.size == 4:
         low, high = int(b[2].item()), int(b[3].item())
         size = 0 if low > EMPTY // 2 else 1 - high - low
@@ -359,6 +361,8 @@ class _Facts(NamedTuple):
 
 
 def _facts(b: Any) -> _Facts:
+    if not b.size:  # a tensor without elements
+        return _Facts(0, 0, 0, -1, True)
     largest, smallest = _sizes(b)
     low, high = b[2].reshape(-1), b[3].reshape(-1)
     at = 0 if low[0] < EMPTY // 2 else int(np.argmax(low < EMPTY // 2))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..field import Field, Taps
+from ..field import Field, Taps, join, mix, reduce, renumber_part
 from .registry import Call, Result, Value, Window, everywhere, rule
 from .window import tapped
 
@@ -53,9 +53,8 @@ def linear_taps(n: int, n_out: int, given: float | None, align: bool) -> Taps:
     low = np.floor(at + _NOISE)
     frac = at - low
     taps = np.stack([low, low + 1], 1).astype(np.int64)
-    table = _taps(n, taps, np.stack([1 - frac, frac], 1))
     # torch clamps the coordinate, so below 0 only the first input counts; clipping both taps says the same.
-    return table
+    return _taps(n, taps, np.stack([1 - frac, frac], 1))
 
 
 @lru_cache(maxsize=256)
@@ -73,7 +72,7 @@ def cubic_taps(n: int, n_out: int, given: float | None, align: bool) -> Taps:
 @lru_cache(maxsize=256)
 def antialias_taps(n: int, n_out: int, given: float | None, align: bool, support: int) -> Taps:
     """A triangle (support 1) or cubic (support 2) filter widened by the scale when it shrinks the map."""
-    scale = (n - 1) / (n_out - 1) if align and n_out > 1 else _scale(n, n_out, given)
+    scale = ((n - 1) / (n_out - 1) if n_out > 1 else 0.0) if align else _scale(n, n_out, given)
     width = support * max(scale, 1.0)
     rows = []
     for o in range(n_out):
@@ -139,8 +138,19 @@ def antialiased(call: Call, x: Value, size: Any, align: bool, *scales: Any, **na
     return _resample(call, x, 2, lambda a, b, i: antialias_taps(a, b, given[i], align, support))
 
 
-@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "deform_conv2d", "roi_align",
-      "roi_pool", "ps_roi_align", "ps_roi_pool", "nms", "affine_grid_generator")
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def grid_sample(call: Call, x: Value, grid: Value, *args: Any, **kwargs: Any) -> Result:
+    """Reads anywhere in space, channel by channel; each position also depends on its own entry of the grid."""
+    n = len(x.shape)
+    fields = [] if x.field is None else [mix(reduce(x.field, range(2, n)).unmasked())]
+    if grid.field is not None:
+        own = reduce(grid.field, (n - 1,)).unmasked()  # (batch, *space, coordinate) -> (batch, channel, *space)
+        where = {0: 0} | {d: d + 1 for d in range(1, n - 1)}
+        fields.append(own.map(lambda p: renumber_part(p, where)))
+    return join(fields)
+
+
+@rule("deform_conv2d", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "nms", "affine_grid_generator")
 def sampled(call: Call, *args: Any, **kwargs: Any) -> Result:
     """Reads wherever the data (or the weights) point: truly global."""
     return everywhere(call, *args, **kwargs)
