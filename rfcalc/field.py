@@ -562,7 +562,7 @@ def reduce_part(part: Part, dims: frozenset[int]) -> Part:
     key = ("reduce", id(b), hit)
     found = _memo.get(key)
     if found is None:
-        found = _memo[key] = (b.min(hit), b)
+        found = _memo[key] = (b.min(hit, initial=EMPTY), b)
     return part._replace(bounds=found[0], dims=tuple(d for d in part.dims if d not in dims))
 
 
@@ -712,7 +712,7 @@ def everything(field: Field, op: str | None = None) -> Field:
     def change(a: AxisField) -> AxisField:
         if not a.parts:
             return a
-        parts = [Part(p.bounds.reshape(p.bounds.shape[0], -1).min(1), (), p.local) for p in a.parts]
+        parts = [Part(p.bounds.reshape(p.bounds.shape[0], -1).min(1, initial=EMPTY), (), p.local) for p in a.parts]
         return AxisField(merge(parts), a.jump, a.aligned, True)
 
     return Field(tuple(change(a) for a in field.axes), field.approx | ({op} if op else frozenset()))

@@ -258,7 +258,7 @@ def _hulls(parts: Sequence[Part], shape: Shape) -> Any:
     """Every interval that occurs at some position, as columns `(4, m)`; large maps are reduced to distinct ones."""
     for p in parts:  # one that holds all others everywhere speaks for all
         if not p.dims and p.span is None and all(
-            (p.bounds <= q.bounds.reshape(4, -1).min(1)).all() for q in parts if q is not p
+            (p.bounds <= q.bounds.reshape(4, -1).min(1, initial=EMPTY)).all() for q in parts if q is not p
         ):
             return p.bounds.reshape(4, 1)
     spans = [p.span for p in parts if p.span is not None]
@@ -393,7 +393,7 @@ def _region(axis: Axis, a: AxisField, shape: Shape, where: Mapping[int, int]) ->
             where[d] - (offset if p.span is not None and d == p.span.dim else 0) if d in where else slice(None)
             for d in p.dims
         )
-        low = np.minimum(low, p.bounds[(slice(None), *pick)].reshape(4, -1).min(1))
+        low = np.minimum(low, p.bounds[(slice(None), *pick)].reshape(4, -1).min(1, initial=EMPTY))
     exact = (int(low[0]), -int(low[1])) if low[0] <= -low[1] and low[0] < EMPTY // 2 else None
     free = (int(low[2]), -int(low[3])) if low[2] < EMPTY // 2 else None
     return Region(axis, exact, free)

@@ -407,7 +407,7 @@ def self_attention(
         return NotImplemented
     v = run.value(query)
     t, b, e = v.shape
-    if v.field is None or e != embed_dim or e % heads or query.dtype is not in_weight.dtype:
+    if v.field is None or e != embed_dim or e % heads or query.dtype is not in_weight.dtype or t == 1:
         return NotImplemented
     own = reduce(v.field, (2,)).unmasked()
     field = mix(join([own, reduce(own, (0,))]))

@@ -489,7 +489,8 @@ class Run(TorchFunctionMode):
         self, schema: Schema, rule: Any, call: Call, vargs: Any, vkwargs: Any, outs: Any, fields: Any, written: Any
     ) -> None:  # fmt: skip
         for v, f in zip(_values(written), _cycled(fields), strict=False):
-            write(v, f)
+            if f is not v.field:  # relu_ and the like leave the dependence as it is
+                write(v, f)
         many = len(schema.aliases) == 1  # a list of pieces has one entry in the schema
         for i, t in enumerate(outs):
             alias = schema.aliases[0 if many else i] if i < len(schema.aliases) or many else None
