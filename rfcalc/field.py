@@ -308,7 +308,7 @@ def _window_hits(n: int, k: int, s: int, before: int, d: int, n_out: int) -> NDA
     if before < (k - 1) * d + 1 and d == 1 and (n_out - 1) * s - before < n:
         return None
     at = np.arange(n_out)[:, None] * s - before + np.arange(k)[None, :] * d
-    hits: NDArray[np.bool_] = ((at >= 0) & (at < n)).any(1)
+    hits: NDArray[np.bool_] = np.any((at >= 0) & (at < n), axis=1)
     return None if hits.all() else hits
 
 
@@ -375,7 +375,7 @@ def taps_part(part: Part, dim: int, n: int, taps: Taps, jump: Fraction) -> Part:
     if part.span is not None and part.span.dim == dim:
         part = expand_span(part, n)
     if dim not in part.dims:
-        hits = (taps.exact >= 0).any(1)
+        hits: NDArray[np.bool_] = np.any(taps.exact >= 0, axis=1)
         return part if hits.all() else _blank(spread(part, dim, len(hits)), dim, ~hits)
     b = part.bounds
     ax = _axis(part, dim)
@@ -557,7 +557,7 @@ def reduce_part(part: Part, dims: frozenset[int]) -> Part:
         return part
     hit = tuple(i + 1 for i, d in enumerate(part.dims) if d in dims)
     if part.bounds.dtype == np.bool_:
-        return part._replace(bounds=part.bounds.all(hit), dims=tuple(d for d in part.dims if d not in dims))
+        return part._replace(bounds=np.all(part.bounds, axis=hit), dims=tuple(d for d in part.dims if d not in dims))
     b = part.bounds
     key = ("reduce", id(b), hit)
     found = _memo.get(key)
@@ -759,7 +759,7 @@ def _dominated(p: Part, by: Sequence[Part]) -> bool:
 
 
 def write_box(old: Field | None, new: Field | None, shape: Shape, box: Sequence[tuple[int, Index]]) -> Field | None:
-    """Overwrite the positions `index` of each `(dim, index)` in `box`. `new` is numbered like `shape`, sized like the box."""
+    """Overwrite the positions `index` of each `(dim, index)` in `box`; `new` is numbered like `shape`."""
     box = [(d, i) for d, i in box if len(i) != shape[d] or (np.diff(i) != 1).any()]
     if not box or (old is None and new is None):
         return new

@@ -1,7 +1,7 @@
 """The report: what a trace means, as frozen values. `analyze(model, input_shape)` is the one way to make one.
 
-Conventions (N, J, R, global pooling, unclipped and exact fields) are those of the README; sources: Dang Ha The Hien 2017
-for the forward recurrences, Araujo, Norris, Sim, Distill 2019 for regions, effective stride, padding and alignment.
+Conventions (N, J, R, global pooling, unclipped and exact fields) are those of the README; sources: Dang Ha The Hien
+2017 for the forward recurrences, Araujo, Norris, Sim, Distill 2019 for regions, effective stride and padding, alignment.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from .errors import ForwardError, InputError, RfcalcError
 from .field import EMPTY, NOTHING, AxisField, Field, Part, Shape, dense, forget, identity, take_part
 from .rules import Window
 from .shortcut import SHORTCUTS
-from .trace import Event, NeedsValues, Trace, UnseenOpError, run_forward, walk
+from .trace import Event, NeedsValuesError, Trace, UnseenOpError, run_forward, walk
 
 SCHEMA = "rfcalc.report/1"
 _WRITE_OUT = 1 << 16  # maps of more positions are read part by part
@@ -232,7 +233,8 @@ def _row_from(d: Mapping[str, Any]) -> LayerRow:
         v["padding"] = tuple((p, p) if isinstance(p, int) else tuple(p) for p in v["padding"])
     for key in ("j_in", "j_out"):
         v[key] = tuple(Fraction(j) for j in v[key])
-    return LayerRow(**{k: tuple(x) if isinstance(x, list) else x for k, x in v.items()})
+    fixed: dict[str, Any] = {k: tuple(x) if isinstance(x, list) else x for k, x in v.items()}
+    return LayerRow(**fixed)
 
 
 # ---------------------------------------------------------------------------------------------- numbers of a field
@@ -257,8 +259,10 @@ _NO_EXTENT = _Extent(0, 0, 0, 0.0, 0, True, False)
 def _hulls(parts: Sequence[Part], shape: Shape) -> Any:
     """Every interval that occurs at some position, as columns `(4, m)`; large maps are reduced to distinct ones."""
     for p in parts:  # one that holds all others everywhere speaks for all
-        if not p.dims and p.span is None and all(
-            (p.bounds <= q.bounds.reshape(4, -1).min(1, initial=EMPTY)).all() for q in parts if q is not p
+        if (
+            not p.dims
+            and p.span is None
+            and all((p.bounds <= q.bounds.reshape(4, -1).min(1, initial=EMPTY)).all() for q in parts if q is not p)
         ):
             return p.bounds.reshape(4, 1)
     spans = [p.span for p in parts if p.span is not None]
@@ -406,9 +410,8 @@ def _is_layer(module: nn.Module | None) -> bool:
     """Is this a layer torch knows (or a subclass of one), so that its call is one row?"""
     if module is None:
         return False
-    return any(
-        c.__module__.startswith(("torch.nn.", "torch.ao.nn.")) and c not in _TORCH_CONTAINERS for c in type(module).__mro__
-    )
+    homes = ("torch.nn.", "torch.ao.nn.")
+    return any(c.__module__.startswith(homes) and c not in _TORCH_CONTAINERS for c in type(module).__mro__)
 
 
 def _combine(windows: Sequence[Window]) -> Window | None:
@@ -611,7 +614,7 @@ class _Reader:
             tuple([e.start for e in ext]), tuple([e.padding for e in ext]), tuple([e.is_global for e in ext]),
             sum([t.numel() for t in tensors]), sum([t.numel() for t in tensors if t.requires_grad]),
             sum([e.macs for e in d.events]), last.nbytes,
-            not last.field.approx, all([e.regular for e in ext]), moves,
+            not last.field.approx, all(e.regular for e in ext), moves,
         )  # fmt: skip
 
 
@@ -650,7 +653,7 @@ def analyze(
     spec = _Inputs(input_shape, layout)
     notes: list[str] = []
     params = _parameters(model)
-    if any(isinstance(t, nn.parameter.UninitializedTensorMixin) for _, t in params.values()):
+    if any(isinstance(t, UninitializedTensorMixin) for _, t in params.values()):
         model = _materialised(model, spec)
         params = _parameters(model)
         notes.append("lazy modules were initialised in a copy")
@@ -700,7 +703,7 @@ def _with_values(
 def _second_try(error: BaseException, model: nn.Module) -> str | None:
     """What a failed run without storage lacks: 'integers', a reason to run with values, or None (the user's error)."""
     text = str(error)
-    if isinstance(error, NeedsValues):
+    if isinstance(error, NeedsValuesError):
         return text
     if "argument #1 'indices'" in text or ("Long, Int" in text and "embedding" in text) or "used as indices" in text:
         return "integers"
@@ -750,7 +753,7 @@ def _storageless_copy(model: nn.Module) -> nn.Module:
     """A deep copy whose parameters and buffers are on the meta device; those not yet shaped stay so."""
     twins: dict[int, Any] = {}
     for t in [*model.parameters(), *model.buffers()]:
-        if isinstance(t, nn.parameter.UninitializedTensorMixin):
+        if isinstance(t, UninitializedTensorMixin):
             twins[id(t)] = type(t)(device="meta", dtype=t.dtype)
         else:
             empty = torch.empty_like(t, device="meta")
@@ -924,7 +927,8 @@ def _is_leaf(v: Any) -> bool:
 def _checked(shape: Shape) -> None:
     for n in shape:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise InputError(f"input shape {shape}: {n!r} is not a positive whole number, expected one such as (1, 28, 28)")
+            found = f"input shape {shape}: {n!r} is not a positive whole number"
+            raise InputError(f"{found}, expected one such as (1, 28, 28)")
 
 
 def _leaves(v: Any) -> list[Any]:
@@ -948,6 +952,6 @@ def _build(v: Any, make: Callable[[Any], Tensor]) -> Any:
         items = [_build(i, make) for i in v]
         return type(v)(*items) if hasattr(v, "_fields") else type(v)(items)
     if dataclasses.is_dataclass(v) and not isinstance(v, type):
-        changes = {f.name: _build(getattr(v, f.name), make) for f in dataclasses.fields(v) if _leaves(getattr(v, f.name))}
-        return dataclasses.replace(v, **changes)
+        given = {f.name: getattr(v, f.name) for f in dataclasses.fields(v)}
+        return dataclasses.replace(v, **{k: _build(i, make) for k, i in given.items() if _leaves(i)})
     return v

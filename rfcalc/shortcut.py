@@ -91,8 +91,8 @@ def _inside(run: Run, op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 shortcut(*_named(
-    "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh sigmoid logsigmoid tanh softplus "
-    "softsign exp log sqrt rsqrt abs neg square sin cos erf"
+    "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh sigmoid logsigmoid tanh "
+    "softplus softsign exp log sqrt rsqrt abs neg square sin cos erf"
 ))(_unary)  # fmt: skip
 shortcut(*_named("relu_ relu6_ leaky_relu_ elu_ silu_ hardswish_ sigmoid_ tanh_ hardtanh_"))(_inside)
 
@@ -159,7 +159,7 @@ def _binary(rule_name: str, inplace: bool) -> Shortcut:
 
 
 for _name, _rule in {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "truediv": "div"}.items():
-    _forms = _named(_name) + [getattr(Tensor, f"__{_name}__", None), getattr(Tensor, f"__r{_name}__", None)]
+    _forms = [*_named(_name), getattr(Tensor, f"__{_name}__", None), getattr(Tensor, f"__r{_name}__", None)]
     # `3 / x` and `x / 3` differ only in the value
     shortcut(*[f for f in _forms if f is not None])(_binary(_rule, inplace=False))
     _forms = [getattr(Tensor, f"__i{_name}__", None), getattr(Tensor, f"{_name}_", None)]
@@ -192,7 +192,9 @@ def conv(
     if not isinstance(weight, torch.nn.Parameter) and run.value(weight).field is not None:
         return NotImplemented
     if v.shape[1] != shape[1] * groups:
-        raise ValueError(f"expected {shape[1] * groups} input channels, found {v.shape[1]} (input {_times(v.shape[1:])})")
+        raise ValueError(
+            f"expected {shape[1] * groups} input channels, found {v.shape[1]} (input {_times(v.shape[1:])})"
+        )
     if shape[0] % groups:
         return NotImplemented
     name = f"conv{len(shape) - 2}d"
@@ -233,7 +235,14 @@ def max_pool(
 
 @shortcut(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 def avg_pool(
-    run: Run, op: Any, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, *rest: Any
+    run: Run,
+    op: Any,
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    *rest: Any,
 ) -> Any:
     if type(x) is not Tensor or ceil_mode or not x.is_contiguous():
         return NotImplemented
@@ -246,8 +255,8 @@ def avg_pool(
 
 def _pooled(run: Run, op: Any, x: Tensor, v: Value, name: str, args: tuple[Any, ...], n: int) -> Any:
     def each(a: Any) -> tuple[int, ...]:
-        a = (a,) if isinstance(a, int) else tuple(a)
-        return a * n if len(a) == 1 else a
+        sizes = (a,) if isinstance(a, int) else tuple(a)
+        return sizes * n if len(sizes) == 1 else sizes
 
     k, p, d = each(args[0]), each(args[2]), each(args[3]) if len(args) > 3 else (1,) * n
     s = each(args[1]) if args[1] != () else k
@@ -310,7 +319,12 @@ def group_norm(
     if type(x) is not Tensor or not x.is_contiguous():
         return NotImplemented
     v = run.value(x)
-    if v.field is None or len(v.shape) < 2 or v.shape[1] % num_groups or (weight is not None and len(weight) != v.shape[1]):
+    if (
+        v.field is None
+        or len(v.shape) < 2
+        or v.shape[1] % num_groups
+        or (weight is not None and len(weight) != v.shape[1])
+    ):
         return NotImplemented
     call = Call("group_norm", (v.shape,))
     return _out(run, op, x, v, call, RULES["group_norm"](call, v, num_groups))  # type: ignore[arg-type]
@@ -327,7 +341,9 @@ def linear(run: Run, op: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     if v.field is None or len(weight.shape) != 2 or not v.shape:
         return NotImplemented
     if v.shape[-1] != weight.shape[1]:
-        raise ValueError(f"expected {weight.shape[1]} input features, found {v.shape[-1]} (input {_times(v.shape[1:])})")
+        raise ValueError(
+            f"expected {weight.shape[1]} input features, found {v.shape[-1]} (input {_times(v.shape[1:])})"
+        )
     if not isinstance(weight, torch.nn.Parameter) and run.value(weight).field is not None:
         return NotImplemented
     call = Call("linear", ((*v.shape[:-1], weight.shape[0]),))
@@ -366,8 +382,7 @@ def softmax(run: Run, op: Any, x: Any, dim: Any = None, _stacklevel: int = 3, dt
 
 
 def _softmaxed(v: Value, dim: int) -> Field | None:
-    field = RULES["softmax"](Call("softmax", (v.shape,)), v, dim)
-    return field  # type: ignore[return-value]
+    return RULES["softmax"](Call("softmax", (v.shape,)), v, dim)  # type: ignore[return-value]
 
 
 @shortcut(F.scaled_dot_product_attention)
@@ -396,14 +411,27 @@ def sdpa(
 def self_attention(
     run: Run, op: Any, query: Any, key: Any, value: Any, embed_dim: int, heads: int, in_weight: Any, in_bias: Any,
     bias_k: Any, bias_v: Any, add_zero: bool, dropout_p: float, out_weight: Any, out_bias: Any, training: bool = True,
-    key_padding_mask: Any = None, need_weights: bool = True, attn_mask: Any = None, use_separate_proj_weight: bool = False,
-    is_causal: bool = False, **rest: Any,
+    key_padding_mask: Any = None, need_weights: bool = True, attn_mask: Any = None,
+    use_separate_proj_weight: bool = False, is_causal: bool = False, **rest: Any,
 ) -> Any:  # fmt: skip
     """Plain self-attention of one sequence: the projections merge features, then every query sees every key."""
     unusual = (bias_k, bias_v, key_padding_mask, attn_mask, in_weight is None or None)
-    if need_weights or add_zero or training or is_causal or use_separate_proj_weight or any(u is not None for u in unusual):
+    if (
+        need_weights
+        or add_zero
+        or training
+        or is_causal
+        or use_separate_proj_weight
+        or any(u is not None for u in unusual)
+    ):
         return NotImplemented
-    if query is not key or key is not value or type(query) is not Tensor or query.dim() != 3 or not query.is_contiguous():
+    if (
+        query is not key
+        or key is not value
+        or type(query) is not Tensor
+        or query.dim() != 3
+        or not query.is_contiguous()
+    ):
         return NotImplemented
     v = run.value(query)
     t, b, e = v.shape

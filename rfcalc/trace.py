@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +29,7 @@ _CONST_LIMIT = 1 << 22  # larger constants are not structure
 _KEY = "_rfcalc_value"
 
 
-class NeedsValues(Exception):
+class NeedsValuesError(Exception):
     """The forward asked for the numbers in a tensor, which a storage-less run does not have."""
 
 
@@ -144,8 +144,7 @@ class Trace:
     macs: int
     peak: int
     used: set[int]
-    notes: list[str]
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str]
 
 
 class _Op:
@@ -254,7 +253,7 @@ def nbytes_of(t: Tensor) -> int:
 # ----------------------------------------------------------------------------------------------------- level 1
 
 
-class Dispatch(TorchDispatchMode):
+class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Level 1: every ATen op, executed by torch and interpreted by its rule."""
 
     @classmethod
@@ -262,7 +261,7 @@ class Dispatch(TorchDispatchMode):
         return False  # the wrapper that skips it imports all of dynamo first
 
     def __init__(self, run: Run) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.run = run
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -386,7 +385,7 @@ class Run(TorchFunctionMode):
         if not any(t.is_meta for t in every) or all(t.is_meta for t in every):
             return args, kwargs
         if schema_of(func).op in ("copy", "_to_copy", "to") and not every[0].is_meta:
-            raise NeedsValues("a copy from the traced input into a tensor with storage")
+            raise NeedsValuesError("a copy from the traced input into a tensor with storage")
         return _map(list(args), self.stand_in), {k: _map(v, self.stand_in) for k, v in kwargs.items()}
 
     def stand_in(self, t: Tensor) -> Tensor:
@@ -437,7 +436,7 @@ class Run(TorchFunctionMode):
                 self.new(t, None, t.detach())
             return result
         if any(t.is_meta for t in every):
-            raise NeedsValues(f"`{schema.op}` asks for numbers")
+            raise NeedsValuesError(f"`{schema.op}` asks for numbers")
         result = func(*args, **kwargs)
         touched = any(v.field is not None for v in vals)
         self.settle(func, schema, RULES.get(schema.op), args, kwargs, vals, touched, result)
@@ -613,7 +612,18 @@ class Run(TorchFunctionMode):
         frame = self.frame
         frame.events += 1
         self.events.append(
-            Event(self.number, call_name(getattr(func, "overloadpacket", func)), frame, op.ins, v.shape, v.field, op.windows, op.macs, size, op.params)
+            Event(
+                self.number,
+                call_name(getattr(func, "overloadpacket", func)),
+                frame,
+                op.ins,
+                v.shape,
+                v.field,
+                op.windows,
+                op.macs,
+                size,
+                op.params,
+            )
         )
 
 
@@ -713,7 +723,7 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
         snapshots.append((d, d.copy(), tables))
         d["training"] = False
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
@@ -781,7 +791,7 @@ def run_forward(
             with run.dispatch if run.exhaustive else nullcontext(), run:
                 result = model(*args, **kwargs)
             outs = [(run.value(t), t) for t in flatten(result)]
-            events, notes = run.events, []
+            events = run.events
         except BaseException as error:
             at = run.failed_at
             error.failed_at = at.path if at else ""  # type: ignore[attr-defined]
@@ -792,7 +802,7 @@ def run_forward(
 
     number = next((e.number for e in reversed(events) if outs and e.field is outs[0][0].field), -1)
     outputs = [(v.shape, v.field) for v, _ in outs]
-    return Trace(events, outputs, number, run.macs, run.ledger.peak, run.used, notes, run.failed)
+    return Trace(events, outputs, number, run.macs, run.ledger.peak, run.used, run.failed)
 
 
 def flatten(result: Any) -> list[Tensor]:
@@ -806,5 +816,3 @@ def flatten(result: Any) -> list[Tensor]:
     if hasattr(result, "__dict__") and not isinstance(result, type | nn.Module):
         return [t for v in vars(result).values() for t in flatten(v)]
     return []
-
-

@@ -103,10 +103,7 @@ def test_file_is_a_self_contained_design(known):
     assigned = {}
     for node in tree.body:
         match node:
-            case (
-                ast.Assign(targets=[ast.Name(name)], value=value)
-                | ast.AnnAssign(target=ast.Name(name), value=value)
-            ):
+            case ast.Assign(targets=[ast.Name(name)], value=value) | ast.AnnAssign(target=ast.Name(name), value=value):
                 assigned[name] = value
     assert ast.get_docstring(tree)
     assert ast.literal_eval(assigned["INPUT_SHAPE"]) == (1, 28, 28)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..field import Field, join_axes, place_part, renumber_part
@@ -15,8 +16,7 @@ def beside(items: Sequence[Value], dim: int, total: int) -> Field | None:
     for v in items:
         n = v.shape[dim] if len(v.shape) > dim else 0
         if v.field is not None and n:
-            at = start
-            fields.append(v.field.unmasked().map(lambda p, at=at, n=n: place_part(p, dim, at, n, total)))
+            fields.append(v.field.unmasked().map(partial(place_part, dim=dim, start=start, n=n, total=total)))
         start += n
     if not fields:
         return None
@@ -25,9 +25,9 @@ def beside(items: Sequence[Value], dim: int, total: int) -> Field | None:
     for i in range(len(fields[0].axes)):
         vary = [f.axes[i].varies() for f in varying]
         placed = []
-        for f, v, w in zip(fields, varying, vary, strict=True):
+        for f, source, w in zip(fields, varying, vary, strict=True):
             a = f.axes[i]
-            if any(vary) and not w and v.axes[i].parts:
+            if any(vary) and not w and source.axes[i].parts:
                 a = type(a)(tuple(p._replace(local=False) for p in a.parts), a.jump, a.aligned, True)
             placed.append(a)
         axes.append(join_axes(placed))
@@ -50,7 +50,7 @@ def stack(call: Call, items: Sequence[Value], dim: int = 0) -> Result:
     grown = []
     for v in items:
         where = {d: d + (d >= at) for d in range(len(v.shape))}
-        field = v.field and v.field.map(lambda p, where=where: renumber_part(p, where))
+        field = v.field and v.field.map(partial(renumber_part, where=where))
         grown.append(Value((*v.shape[:at], 1, *v.shape[at:]), field))
     return beside(grown, at, len(items))
 
@@ -62,5 +62,5 @@ def meshgrid(call: Call, items: Sequence[Value], indexing: Any = None, **kwargs:
     if indexing == "xy" and len(items) > 1:
         order[0], order[1] = 1, 0
     return tuple(
-        v.field and v.field.map(lambda p, at=at: renumber_part(p, {0: at})) for v, at in zip(items, order, strict=True)
+        v.field and v.field.map(partial(renumber_part, where={0: at})) for v, at in zip(items, order, strict=True)
     )

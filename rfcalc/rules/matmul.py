@@ -30,7 +30,7 @@ def _moved(field: Field, where: dict[int, int]) -> Field:
 
 
 def product(a: Value, b: Value, out: Shape) -> Field | None:
-    """`a (..., M, K) @ b (..., K, N)`: merge over K, keep M from a and N from b; entries of a known as 0 are skipped."""
+    """`a (..., M, K) @ b (..., K, N)`: merge over K, keep M and N; entries of a that are known as 0 are skipped."""
     fields = []
     na, nb, no = len(a.shape), len(b.shape), len(out)
     if a.field is not None:
@@ -182,8 +182,8 @@ def _allowed(mask: Any, causal: bool, size: tuple[int, int], n: int) -> Mask | N
     if not isinstance(mask, Value) or mask.const is None:
         return None
     blocked = ~mask.const if not mask.const.is_floating_point() else mask.const == float("-inf")
-    shape = (1,) * (n - 2) + size
-    return mask_of(blocked.expand(*([1] * (n - blocked.ndim)), *blocked.shape), _merge(shape, tuple(blocked.shape)), True)
+    shape = _merge((1,) * (n - 2) + size, tuple(blocked.shape))
+    return mask_of(blocked.expand(*([1] * (n - blocked.ndim)), *blocked.shape), shape, zero=True)
 
 
 def _merge(a: Shape, b: Shape) -> Shape:
@@ -191,10 +191,15 @@ def _merge(a: Shape, b: Shape) -> Shape:
     return tuple(max(x, y) for x, y in zip(a, b, strict=True))
 
 
-@rule("scaled_dot_product_attention", "_scaled_dot_product_attention_math",
-      "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
-      "_scaled_dot_product_fused_attention_overrideable")
+@rule(
+    "scaled_dot_product_attention",
+    "_scaled_dot_product_attention_math",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+)
 def sdpa(
     call: Call, q: Value, k: Value, v: Value, mask: Any = None, dropout: float = 0.0, causal: bool = False,
     *args: Any, attn_mask: Any = None, is_causal: bool = False, **kwargs: Any,
@@ -216,5 +221,3 @@ def cross(call: Call, a: Value, b: Value, dim: int = -1, **kwargs: Any) -> Resul
     n = len(call.out[0])
     fields = [reduce(broadcast(v.field, v.shape, call.out[0]), (dim % n,)) for v in (a, b) if v.field is not None]
     return join(fields)
-
-

@@ -5,6 +5,7 @@ Most element-wise ops need no line here: `torch.Tag.pointwise` marks them and th
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,9 +153,26 @@ def copy(call: Call, x: Value, source: Value, *args: Any, **kwargs: Any) -> Resu
     return None if source.field is None else broadcast(source.field, source.shape, call.out[0])
 
 
-@rule("fill", "zero", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like",
-      "randn_like", "randint_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided",
-      "uniform", "normal", "random", "exponential")
+@rule(
+    "fill",
+    "zero",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+    "new_empty_strided",
+    "uniform",
+    "normal",
+    "random",
+    "exponential",
+)
 def constant(call: Call, x: Any, value: Any = None, *args: Any, **kwargs: Any) -> Result:
     """Only the shape of x is used."""
     if isinstance(value, Value) and value.field is not None:
@@ -174,7 +192,7 @@ def glu(call: Call, x: Value, dim: int = -1) -> Result:
     assert x.field is not None
     at = dim % len(x.shape)
     n = x.shape[at]
-    halves = [x.field.map(lambda p, i=i: take_part(p, at, n, np.arange(i, i + n // 2))) for i in (0, n // 2)]
+    halves = [x.field.map(partial(take_part, dim=at, n=n, index=np.arange(i, i + n // 2))) for i in (0, n // 2)]
     return join([h.unmasked() for h in halves])
 
 

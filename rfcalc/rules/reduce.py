@@ -6,6 +6,7 @@ from typing import Any
 
 from ..field import Field, Mask, blank, drop_dims, join, mix, normalise, reduce
 from .registry import RULES, Call, Result, Value, Window, dim_of, dims_of, everywhere, pointwise, rule
+from .window import group_channels
 
 
 def reduced(call: Call, x: Value, dims: tuple[int, ...]) -> Result:
@@ -38,7 +39,7 @@ def reduction(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
 
 
 def _is_dims(a: Any, call: Call, ndim: int) -> bool:
-    if isinstance(a, bool) or isinstance(a, Value):
+    if isinstance(a, bool | Value):
         return False
     if isinstance(a, list | tuple):
         return all(isinstance(i, int) for i in a)
@@ -69,11 +70,11 @@ def softmax(call: Call, x: Value, dim: int, *args: Any, **kwargs: Any) -> Result
 
 def _changed_only(old: Field, new: Field) -> Field | None:
     """None when no axis varied along the reduced dim: nothing was mixed."""
-    same = all(
-        {p.dims for p in a.parts} == {p.dims for p in b.parts} and {p.span for p in a.parts} == {p.span for p in b.parts}
-        for a, b in zip(old.axes, new.axes, strict=True)
-    )
-    return None if same else new
+
+    def layout(f: Field) -> list[set[Any]]:
+        return [{(p.dims, p.span) for p in a.parts} for a in f.axes]
+
+    return None if layout(old) == layout(new) else new
 
 
 # --------------------------------------------------------------------------------------------------- normalisation
@@ -99,10 +100,9 @@ def _group_stats(x: Value, groups: int) -> Field:
         return normalise(field, (1, *space))
     if groups == channels:
         return normalise(field, space)
-    from .window import _group
 
     def statistics(f: Field) -> Field:
-        return _group(reduce(f, space), 1, channels, channels, groups)
+        return group_channels(reduce(f, space), 1, channels, channels, groups)
 
     # Channels inside a group are mixed only if the field varies over channels (after a concatenation).
     stats = statistics(field)
@@ -191,5 +191,3 @@ def fourier_low(call: Call, x: Value, dim: Any, *args: Any) -> Result:
 @rule("cdist", "_cdist_forward", "pdist")
 def distances(call: Call, *args: Any, **kwargs: Any) -> Result:
     return everywhere(call, *args, **kwargs)
-
-

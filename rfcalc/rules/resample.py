@@ -95,8 +95,7 @@ def _resample(call: Call, x: Value, n: int, taps: Callable[[int, int, int], Taps
     first = len(x.shape) - n
     for i in range(n):
         a, b = x.shape[first + i], call.out[0][first + i]
-        ratio = Fraction(a, b)
-        field = tapped(field, first + i, a, taps(a, b, i), lambda j, ratio=ratio: j * ratio)
+        field = tapped(field, first + i, a, taps(a, b, i), Fraction(a, b))
     call.window = Window((1,) * n, (1,) * n, ((0, 0),) * n, (1,) * n)
     return field
 
@@ -110,8 +109,14 @@ def _scales(args: tuple[Any, ...], n: int) -> list[float | None]:
     return numbers if len(numbers) == n else [None] * n
 
 
-@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-      "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
+@rule(
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d",
+)
 def nearest(call: Call, x: Value, size: Any = None, *scales: Any, **named: Any) -> Result:
     n = int(call.op[-2])
     given = _scales((*scales, *named.values()), n)

@@ -25,9 +25,7 @@ def cumulative(call: Call, x: Value, dim: int, *args: Any, **kwargs: Any) -> Res
 
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
-def recurrent(
-    call: Call, x: Value, state: Any, params: Any, *args: Any, **kwargs: Any
-) -> Result:
+def recurrent(call: Call, x: Value, state: Any, params: Any, *args: Any, **kwargs: Any) -> Result:
     """Output t sees the inputs up to t; a bidirectional layer, or a second layer on top of one, sees all.
 
     Arguments as in ATen: has_biases, num_layers, dropout, train, bidirectional, batch_first.
@@ -58,5 +56,3 @@ def recurrent(
     if batch_first and len(x.shape) == 3:  # the state is (layers, batch, features)
         ends = ends.map(lambda p: permute_part(p, (1, 0, 2)))
     return (out, *(ends for _ in call.out[1:]))
-
-

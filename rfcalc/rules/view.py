@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,9 @@ def taken(field: Field, dim: int, n: int, index: Index, step: int = 1) -> Field:
 
     mask = field.mask
     moved = field.each(change)
-    return moved if mask is None else Field(moved.axes, moved.approx, mask._replace(part=take_part(mask.part, dim, n, index)))
+    if mask is None:
+        return moved
+    return Field(moved.axes, moved.approx, mask._replace(part=take_part(mask.part, dim, n, index)))
 
 
 def _back_by_reshape(call: Call, old: Shape, new: Shape) -> None:
@@ -86,8 +89,20 @@ def squeeze(call: Call, x: Value, *dims: Any) -> Result:
     return drop_dims(x.field, [d for d in gone if old[d] == 1], len(old))
 
 
-@rule("permute", "transpose", "t", "swapaxes", "swapdims", "numpy_T", "mT", "matrix_H", "mH", "adjoint", "moveaxis",
-      "movedim")
+@rule(
+    "permute",
+    "transpose",
+    "t",
+    "swapaxes",
+    "swapdims",
+    "numpy_T",
+    "mT",
+    "matrix_H",
+    "mH",
+    "adjoint",
+    "moveaxis",
+    "movedim",
+)
 def permute(call: Call, x: Value, *args: Any) -> Result:
     n = len(x.shape)
     order = _order(call.op, n, args)
@@ -182,8 +197,18 @@ def _pieces(call: Call, x: Value, dim: int) -> Result:
     return tuple(fields)
 
 
-@rule("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "unsafe_split_with_sizes",
-      "hsplit", "vsplit", "dsplit")
+@rule(
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "unsafe_split",
+    "unsafe_chunk",
+    "tensor_split",
+    "unsafe_split_with_sizes",
+    "hsplit",
+    "vsplit",
+    "dsplit",
+)
 def split(call: Call, x: Value, sizes: Any = None, dim: int = 0, **kwargs: Any) -> Result:
     dim = {"hsplit": 1 if len(x.shape) > 1 else 0, "vsplit": 0, "dsplit": 2}.get(call.op, dim)
     return _pieces(call, x, dim)
@@ -233,9 +258,9 @@ def index(call: Call, x: Value, indices: Sequence[Value | None]) -> Result:
     if any(i.field is not None or i.const is None for _, i in used) or x.field is None:
         return _indexed_by_data(call, x, used)
     if any(i.const.dtype in _BOOLS for _, i in used):
-        nonzero = [(d + k, v) for d, i in used for k, v in enumerate(i.const.nonzero(as_tuple=True))] if len(used) == 1 else []
-        if not nonzero:
+        if len(used) > 1:
             return everywhere(call, x)
+        nonzero = [(d + k, v) for d, i in used for k, v in enumerate(i.const.nonzero(as_tuple=True))]
         used = [(d, Value(tuple(v.shape), None, v)) for d, v in nonzero]
     if len(used) == 1 and len(used[0][1].shape) == 1:
         return _index_along(call, x, used[0][0], used[0][1])
@@ -272,8 +297,11 @@ def gather(call: Call, x: Value, dim: Any, index: Any = None, **kwargs: Any) -> 
         dim, index = index, dim
     if index.field is None and index.const is not None and dim is not None:
         where = index.const.cpu()
-        return _by_example(call, [x], lambda t: torch.take_along_dim(t, where, dim) if call.op != "gather" else torch.gather(t, dim, where))
-    if dim is None or any(a < b for i, (a, b) in enumerate(zip(x.shape, call.out[0], strict=True)) if i != dim % len(x.shape)):
+        pick = torch.gather if call.op == "gather" else lambda t, d, i: torch.take_along_dim(t, i, d)
+        return _by_example(call, [x], lambda t: pick(t, dim, where))
+    if dim is None or any(
+        a < b for i, (a, b) in enumerate(zip(x.shape, call.out[0], strict=True)) if i != dim % len(x.shape)
+    ):
         return everywhere(call, x, index)
     at = dim_of(dim, len(x.shape))
     fields = [f for f in (index.field,) if f is not None]
@@ -326,8 +354,8 @@ def elements(items: Sequence[Value], source: Index, out: Shape) -> Field | None:
             mine = (at >= 0) & (at < n)
             taps = Taps(np.where(mine, at, -1), np.where(mine, at, HOLE))
             flat = reshaped(v.field.unmasked(), v.shape, (n,))
-            whole = flat.map(lambda p, n=n: spread(p, 0, n))
-            fields.append(reshaped(tapped(whole, 0, n, taps, lambda j: j), (taps.exact.shape[0],), out))
+            whole = flat.map(partial(spread, dim=0, size=n))
+            fields.append(reshaped(tapped(whole, 0, n, taps), (taps.exact.shape[0],), out))
         start += n
     return join(fields) if fields else None
 
@@ -430,9 +458,7 @@ def repeat_interleave(call: Call, x: Value, repeats: Any = None, dim: int | None
 
 def _rescaled(field: Field, factor: int, up: bool) -> Field:
     """Pixel (un)shuffle changes the density of the grid, so the nominal jump of the axes that run along it."""
-    return field.each(
-        lambda a: AxisField(a.parts, a.jump / factor if up else a.jump * factor, a.aligned, a.mixed)
-    )
+    return field.each(lambda a: AxisField(a.parts, a.jump / factor if up else a.jump * factor, a.aligned, a.mixed))
 
 
 @rule("pixel_shuffle")
@@ -483,7 +509,9 @@ def complex_view(call: Call, x: Value) -> Result:
 
 
 @rule("slice_scatter")
-def slice_scatter(call: Call, x: Value, source: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Result:
+def slice_scatter(
+    call: Call, x: Value, source: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Result:
     at = dim_of(dim, len(x.shape))
     field = source.field and broadcast(source.field, source.shape, source.shape)
     return write_box(x.field, field, x.shape, [(at, _range(x.shape[at], start, end, step))])
@@ -563,8 +591,8 @@ def _accumulated(call: Call, x: Value, source: Value, dim: int, index: Value) ->
     numbers = torch.arange(math.prod(x.shape)).view(x.shape)
     crop = tuple(slice(0, where.shape[d]) if d != at else slice(None) for d in range(len(x.shape)))
     target = torch.gather(numbers[crop], at, where).numpy().reshape(-1)
-    used = torch.arange(math.prod(source.shape)).view(source.shape)[tuple(slice(0, n) for n in where.shape)]
-    used = used.numpy().reshape(-1)
+    taken_from = torch.arange(math.prod(source.shape)).view(source.shape)[tuple(slice(0, n) for n in where.shape)]
+    used = taken_from.numpy().reshape(-1)
     fields = [] if x.field is None else [x.field.unmasked()]
     n_out = math.prod(x.shape)
     most = int(np.bincount(target, minlength=n_out).max())
@@ -587,10 +615,19 @@ def take(call: Call, x: Value, index: Value) -> Result:
     return elements([x], index.const.cpu().numpy().reshape(-1) % math.prod(x.shape) + 1, call.out[0])
 
 
-@rule("nonzero", "argwhere", "masked_select", "_unique2", "unique_consecutive",
-      "unique_dim", "bincount", "histc", "multinomial", "isin", "searchsorted")
+@rule(
+    "nonzero",
+    "argwhere",
+    "masked_select",
+    "_unique2",
+    "unique_consecutive",
+    "unique_dim",
+    "bincount",
+    "histc",
+    "multinomial",
+    "isin",
+    "searchsorted",
+)
 def picked(call: Call, *args: Any, **kwargs: Any) -> Result:
     """Which elements come out depends on the data: truly any of them."""
     return everywhere(call, *args, **kwargs)
-
-

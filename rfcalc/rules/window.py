@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from fractions import Fraction
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from ..field import (
     Part,
     Shape,
     Taps,
+    everything,
     expand_span,
+    join,
     mix,
     pad_part,
     permute_part,
@@ -26,7 +29,7 @@ from ..field import (
 )
 from .registry import Call, Result, Value, Window, everywhere, rule, spatial
 
-Pads = tuple[tuple[int, int], ...]
+_ONE = Fraction(1)
 
 
 def _slide(field: Field, first: int, shape: Shape, out: Shape, w: Window) -> Field:
@@ -47,7 +50,7 @@ def _slide(field: Field, first: int, shape: Shape, out: Shape, w: Window) -> Fie
     return field.each(change) if any(a.parts for a in field.axes) else field
 
 
-def _group(field: Field, dim: int, channels: int, out_channels: int, groups: int) -> Field:
+def group_channels(field: Field, dim: int, channels: int, out_channels: int, groups: int) -> Field:
     """Mix the channels of each group; a depthwise convolution (one channel a group) mixes none."""
     if groups == 1:
         return reduce(field, (dim,))
@@ -107,7 +110,7 @@ def conv(
     if x.field is None:
         return everywhere(call, weight)  # input-dependent weights: any tap may matter
     dim = _channel_dim(x.shape, len(w.kernel))
-    field = _group(x.field, dim, x.shape[dim], weight.shape[0], groups)
+    field = group_channels(x.field, dim, x.shape[dim], weight.shape[0], groups)
     field = _slide(field, dim + 1, x.shape, call.out[0], w)
     return _dynamic(call, field, weight)
 
@@ -116,8 +119,6 @@ def _dynamic(call: Call, field: Field, weight: Value) -> Result:
     """A weight computed from the input adds all it depends on."""
     if weight.field is None:
         return field
-    from ..field import everything, join
-
     return mix(join([field, everything(weight.field)]))
 
 
@@ -141,20 +142,21 @@ def conv_transpose(
     if x.field is None:
         return everywhere(call, weight)
     dim = _channel_dim(x.shape, len(w.kernel))
-    field = _group(x.field, dim, x.shape[dim], weight.shape[1] * groups, groups)
+    field = group_channels(x.field, dim, x.shape[dim], weight.shape[1] * groups, groups)
     for i, (k, s, (before, _), d) in enumerate(zip(w.kernel, w.stride, w.padding, w.dilation, strict=True)):
         at = dim + 1 + i
         taps = transposed_taps(x.shape[at], call.out[0][at], k, s, before, d)
-        field = tapped(field, at, x.shape[at], taps, lambda j, s=s: j / s)  # type: ignore[misc]
+        field = tapped(field, at, x.shape[at], taps, Fraction(1, s))
     return _dynamic(call, field, weight)
 
 
-def tapped(field: Field, dim: int, n: int, taps: Taps, jump: Any) -> Field:
-    """Select along one dim by taps; axes that run along the dim change their jump."""
+def tapped(field: Field, dim: int, n: int, taps: Taps, scale: Fraction = _ONE) -> Field:
+    """Select along one dim by taps; the jump of axes that run along the dim is multiplied by `scale`."""
 
     def change(a: AxisField) -> AxisField:
         runs = a.runs_along(dim)
-        return a.with_parts([taps_part(p, dim, n, taps, a.jump) for p in a.parts], jump(a.jump) if runs else None)
+        parts = [taps_part(p, dim, n, taps, a.jump) for p in a.parts]
+        return a.with_parts(parts, a.jump * scale if runs else None)
 
     return field.each(change)
 
@@ -162,9 +164,7 @@ def tapped(field: Field, dim: int, n: int, taps: Taps, jump: Any) -> Field:
 # ------------------------------------------------------------------------------------------------------- pooling
 
 
-def _pool(
-    call: Call, x: Value, kernel: Any, stride: Any, padding: Any, dilation: Any, n: int
-) -> Result:
+def _pool(call: Call, x: Value, kernel: Any, stride: Any, padding: Any, dilation: Any, n: int) -> Result:
     """A window per channel. One that covers the whole map never steps: stride 1, and the jump passes through."""
     assert x.field is not None
     first = len(x.shape) - n
@@ -178,8 +178,11 @@ def _pool(
         for i in range(n)
     ]
     call.window = Window(
-        tuple(x.shape[first + i] if g and not w.padding[i][0] else k for i, (g, k) in enumerate(zip(whole, ks))),
-        tuple(1 if g else s for g, s in zip(whole, w.stride)),
+        tuple(
+            x.shape[first + i] if g and not w.padding[i][0] else k
+            for i, (g, k) in enumerate(zip(whole, ks, strict=True))
+        ),
+        tuple(1 if g else s for g, s in zip(whole, w.stride, strict=True)),
         w.padding,
         w.dilation,
     )
@@ -188,9 +191,9 @@ def _pool(
     if gone:
         field = reduce(field, gone)
     steps = Window(
-        tuple(1 if g else k for g, k in zip(whole, ks)),
+        tuple(1 if g else k for g, k in zip(whole, ks, strict=True)),
         call.window.stride,
-        tuple((0, 0) if g else p for g, p in zip(whole, w.padding)),
+        tuple((0, 0) if g else p for g, p in zip(whole, w.padding, strict=True)),
         w.dilation,
     )
     shape = tuple(1 if first <= d and whole[d - first] else s for d, s in enumerate(x.shape))
@@ -254,7 +257,7 @@ def _adaptive(call: Call, x: Value, n: int) -> Result:
         if b == 1 and a > 1:
             field = reduce(field, (d,))
         elif a != b:
-            field = tapped(field, d, a, adaptive_taps(a, b), lambda j, a=a, b=b: j * a / b)
+            field = tapped(field, d, a, adaptive_taps(a, b), Fraction(a, b))
     call.window = Window(tuple(kernel), tuple(stride), ((0, 0),) * n, (1,) * n)
     field = field.unmasked()
     return field if len(call.out) == 1 else (field,) * len(call.out)
@@ -304,19 +307,18 @@ def im2col(call: Call, x: Value, k: Any, dilation: Any, padding: Any, stride: An
         index = np.arange(ks[i])[:, None] * ds[i] + np.arange(n_out)[None, :] * ss[i] - ps[i]
         flat = index.reshape(-1, 1)
         taps = Taps(np.where((flat >= 0) & (flat < n), flat, -1), flat)
-        field = tapped(field, at, n, taps, lambda j: j)
-        old = tuple([*shape[:at], flat.size, *shape[at + 1 :]])
+        field = tapped(field, at, n, taps)
+        old = (*shape[:at], flat.size, *shape[at + 1 :])
         shape[at : at + 1] = [ks[i], n_out]
         new = tuple(shape)
-        field = field.map(lambda p, old=old, new=new: reshape_part(p, old, new))
+        field = field.map(partial(reshape_part, old=old, new=new))
     # (..., C, kh, oh, kw, ow) -> (..., C, kh, kw, oh, ow)
     lead = list(range(dim + 1))
     order = [*lead, dim + 1, dim + 3, dim + 2, dim + 4]
     field = field.map(lambda p: permute_part(p, order))
     moved = tuple(shape[d] for d in order)
-    jump = {"s": ss}
     field = field.map(lambda p: reshape_part(p, moved, call.out[0]))
-    return _stepped(field, jump["s"])
+    return _stepped(field, ss)
 
 
 def _stepped(field: Field, strides: tuple[int, ...]) -> Field:
@@ -344,9 +346,9 @@ def col2im(call: Call, x: Value, size: Any, k: Any, dilation: Any, padding: Any,
         at = dim + 1 + 2 * i
         old = tuple(shape)
         flat = (*shape[:at], shape[at] * shape[at + 1], *shape[at + 2 :])
-        field = field.map(lambda p, old=old, flat=flat: reshape_part(p, old, flat))
+        field = field.map(partial(reshape_part, old=old, new=flat))
         taps = _fold_taps(hw[i], windows[i], ks[i], ss[i], ps[i], ds[i])
-        field = tapped(field, at, flat[at], taps, lambda j: j)
+        field = tapped(field, at, flat[at], taps)
         shape[at : at + 2] = [hw[i]]
     return _unstepped(field.unmasked(), ss)
 
@@ -375,15 +377,28 @@ def unfold(call: Call, x: Value, dim: int, size: int, step: int) -> Result:
     n_out = call.out[0][at]
     index = (np.arange(n_out)[:, None] * step + np.arange(size)[None, :]).reshape(-1, 1)
     taps = Taps(index, index)
-    field = tapped(x.field, at, x.shape[at], taps, lambda j: j * step)
+    field = tapped(x.field, at, x.shape[at], taps, Fraction(step))
     flat = (*x.shape[:at], index.size, *x.shape[at + 1 :])
     split = (*x.shape[:at], n_out, size, *x.shape[at + 1 :])
     order = [*range(at + 1), *range(at + 2, len(split)), at + 1]
     return field.map(lambda p: permute_part(reshape_part(p, flat, split), order))
 
 
-@rule("constant_pad_nd", "pad", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
-      "replication_pad2d", "replication_pad3d", "_pad_circular")
+def _padded(field: Field, dim: int, n: int, before: int, after: int, mode: str) -> Field:
+    return field.each(lambda a: a.with_parts([pad_part(p, dim, n, before, after, mode, a.jump) for p in a.parts]))
+
+
+@rule(
+    "constant_pad_nd",
+    "pad",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
+    "_pad_circular",
+)
 def pad(call: Call, x: Value, pads: Sequence[int], mode: Any = "constant", value: Any = None) -> Result:
     """F.pad lists (before, after) from the last dim backwards; negative amounts crop."""
     if "_pad" in call.op and call.op != "constant_pad_nd":
@@ -399,13 +414,7 @@ def pad(call: Call, x: Value, pads: Sequence[int], mode: Any = "constant", value
         amounts.append((before, after))
         if before or after:
             n = x.shape[dim]
-            field = field.each(
-                lambda a, dim=dim, n=n, before=before, after=after: a.with_parts(
-                    [pad_part(p, dim, n, before, after, mode, a.jump) for p in a.parts]
-                )
-            )
+            field = _padded(field, dim, n, before, after, mode)
     n = len(amounts)
     call.window = Window((1,) * n, (1,) * n, tuple(reversed(amounts)), (1,) * n)
     return field
-
-

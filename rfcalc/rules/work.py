@@ -24,7 +24,9 @@ def _conv_transpose(out: Shape, x: Value, weight: Value, *rest: Any, **kw: Any) 
     return _conv(out, x, weight, transposed=True)
 
 
-def _convolution(out: Shape, x: Value, weight: Value, bias: Any, s: Any, p: Any, d: Any, transposed: bool, *r: Any) -> int:
+def _convolution(
+    out: Shape, x: Value, weight: Value, bias: Any, s: Any, p: Any, d: Any, transposed: bool, *rest: Any
+) -> int:
     return _conv(out, x, weight, transposed=transposed)
 
 
