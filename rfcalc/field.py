@@ -91,6 +91,8 @@ class AxisField:
 
 
 def _axis_field(parts: Sequence[Part], jump: Fraction, aligned: bool, mixed: bool) -> AxisField:
+    if len(parts) == 1:
+        return AxisField((parts[0],), jump, aligned, mixed or not parts[0].local)
     merged = merge(parts)
     return AxisField(merged, jump, aligned, mixed or not all(p.local for p in merged))
 
@@ -176,7 +178,7 @@ NOTHING = AxisField(())
 def merge(parts: Sequence[Part]) -> tuple[Part, ...]:
     """Hull of parts of the same layout; parts of different layouts stay apart."""
     if len(parts) == 1:
-        return tuple(parts)
+        return (parts[0],)
     found: dict[tuple[Any, ...], Part] = {}
     for p in parts:
         key = (p.dims, p.local, p.span, p.bounds.shape)
@@ -261,20 +263,15 @@ def _extend(b: Bounds, ax: int, left: int, right: int, jump: Fraction) -> Bounds
     With jump a/b the pattern repeats every b positions, a pixels further (the phases of an up-sampled map).
     """
     n = b.shape[ax]
-    period, step = jump.denominator, jump.numerator
-    if period > n:  # shorter than one period: round outwards
-        before, after = np.arange(left, 0, -1), np.arange(1, right + 1)
-        outer = np.concatenate([np.zeros(left, np.int64), np.arange(n), np.full(right, n - 1)])
-        up = [-(-int(i) * step // period) for i in (*before, *after)]
-        down = [int(i) * step // period for i in (*before, *after)]
-        low = np.array([-v for v in up[:left]] + [0] * n + down[left:], np.int64)
-        high = np.array([-v for v in down[:left]] + [0] * n + up[left:], np.int64)
-    else:
-        at = np.arange(-left, n + right)
-        turns = np.where(at < 0, at // period, np.where(at >= n, -((n - 1 - at) // period), 0))
-        outer = at - turns * period
-        low = high = turns * step
-    out = b.take(outer, ax)
+    outer, low, high = _continuation(n, left, right, jump)
+    out: Bounds = b.take(outer, ax)
+    if b.ndim == 2:
+        out[2] += low
+        out[3] -= high
+        out[:2, :left] = EMPTY
+        if right:
+            out[:2, n + left :] = EMPTY
+        return out
     shift = [1] * (b.ndim - 1)
     shift[ax - 1] = -1
     out[2] += low.reshape(shift)
@@ -284,6 +281,23 @@ def _extend(b: Bounds, ax: int, left: int, right: int, jump: Fraction) -> Bounds
     if right:
         out[(*front, slice(n + left, None))] = EMPTY
     return out
+
+
+@lru_cache(maxsize=1024)
+def _continuation(n: int, left: int, right: int, jump: Fraction) -> tuple[Index, Index, Index]:
+    """For each position of the extended grid: where it is read from, and by how much each bound is moved."""
+    period, step = jump.denominator, jump.numerator
+    if period > n:  # shorter than one period: round outwards
+        before, after = range(left, 0, -1), range(1, right + 1)
+        outer = np.concatenate([np.zeros(left, np.int64), np.arange(n), np.full(right, n - 1)])
+        up = [-(-i * step // period) for i in (*before, *after)]
+        down = [i * step // period for i in (*before, *after)]
+        low = np.array([-v for v in up[:left]] + [0] * n + down[left:], np.int64)
+        high = np.array([-v for v in down[:left]] + [0] * n + up[left:], np.int64)
+        return outer, low, high
+    at = np.arange(-left, n + right)
+    turns = np.where(at < 0, at // period, np.where(at >= n, -((n - 1 - at) // period), 0))
+    return at - turns * period, turns * step, turns * step
 
 
 # ------------------------------------------------------------------------------------------------ windows, taps
@@ -303,7 +317,7 @@ def window_length(n: int, k: int, s: int, before: int, after: int, d: int, ceil:
 
 
 @lru_cache(maxsize=1024)
-def _window_hits(n: int, k: int, s: int, before: int, d: int, n_out: int) -> NDArray[np.bool_] | None:
+def window_hits(n: int, k: int, s: int, before: int, d: int, n_out: int) -> NDArray[np.bool_] | None:
     """Which outputs see at least one real input position; None when all do (the usual case)."""
     if before < (k - 1) * d + 1 and d == 1 and (n_out - 1) * s - before < n:
         return None
@@ -317,19 +331,25 @@ def window_part(part: Part, dim: int, n: int, n_out: int, k: int, s: int, before
     if part.span is not None and part.span.dim == dim:
         part = expand_span(part, n)
     if dim not in part.dims:
-        hits = _window_hits(n, k, s, before, d, n_out)
+        hits = window_hits(n, k, s, before, d, n_out)
         return part if hits is None else _blank(spread(part, dim, n_out), dim, ~hits)
     if k == 1 and s == 1 and before == 0 and n_out == n:
         return part
     b = part.bounds
     ax = _axis(part, dim)
-    key = ("window", id(b), ax, n_out, k, s, before, d, jump)
+    key = ("window", id(b), ax, n_out, k, s, before, d, id(jump))
     hit = _memo.get(key)
     if hit is None:
-        hit = _memo[key] = (_window(b, ax, n_out, k, s, before, d, jump), b)
-    out = part._replace(bounds=hit[0])
-    first, last = hit[0].take(0, ax), hit[0].take(-1, ax)
-    return settle(out, (dim,)) if n_out > 1 and (first == last).all() else out
+        found = _window(b, ax, n_out, k, s, before, d, jump)
+        # A field that grows along the map is not the same everywhere: the ends tell.
+        flat = n_out > 1 and (b.ndim > 2 or found[2, 0] == found[2, -1]) and _same_ends(found, ax)
+        hit = _memo[key] = (found, flat, b, jump)
+    out = Part(hit[0], part.dims, part.local, part.span)
+    return settle(out, (dim,)) if hit[1] else out
+
+
+def _same_ends(b: Bounds, ax: int) -> bool:
+    return bool((b.take(0, ax) == b.take(-1, ax)).all())
 
 
 def _window(b: Bounds, ax: int, n_out: int, k: int, s: int, before: int, d: int, jump: Fraction) -> Bounds:
@@ -647,6 +667,26 @@ def join_axes(axes: Sequence[AxisField]) -> AxisField:
     return _axis_field(parts, lead.jump, aligned, mixed)
 
 
+def beside_axes(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> AxisField:
+    """Operands of a concatenation: each exists on its own stretch of `dim`, and is context where others vary."""
+    total = sum(sizes)
+    vary = [a.varies() for a in axes]
+    some = any(vary)
+    lead = axes[vary.index(True)] if some else next((a for a in axes if a.parts), axes[0])
+    aligned, mixed, start = True, False, 0
+    parts: list[Part] = []
+    for a, v, n in zip(axes, vary, sizes, strict=True):
+        if a.parts and n:
+            context = some and not v
+            aligned = aligned and a.aligned and (context or a is lead or _axes_agree(lead, a))
+            mixed = mixed or a.mixed or context
+            for p in a.parts:
+                placed = place_part(p, dim, start, n, total)
+                parts.append(placed._replace(local=False) if context else placed)
+        start += n
+    return _axis_field(parts, lead.jump, aligned, mixed)
+
+
 def join(fields: Sequence[Field]) -> Field:
     """Hull of fields of one shape, axis by axis. Masks are lost."""
     if len(fields) == 1:
@@ -665,6 +705,10 @@ def broadcast(field: Field, old: Shape, new: Shape) -> Field:
 def reduce(field: Field, dims: Sequence[int]) -> Field:
     """Hull over whole dims; the numbering of dims stays (keepdim)."""
     gone = frozenset(dims)
+    if field.mask is None and all(
+        p.span is None and gone.isdisjoint(p.dims) for a in field.axes for p in a.parts
+    ):  # the usual case: nothing varies along them
+        return field
     return field.map(lambda p: reduce_part(p, gone))
 
 

@@ -1,13 +1,14 @@
 """The report: what a trace means, as frozen values. `analyze(model, input_shape)` is the one way to make one.
 
 Conventions (N, J, R, global pooling, unclipped and exact fields) are those of the README; sources: Dang Ha The Hien
-2017 for the forward recurrences, Araujo, Norris, Sim, Distill 2019 for regions, effective stride and padding, alignment.
+2017 for the forward recurrences; Araujo, Norris, Sim, Distill 2019 for regions, effective stride, padding.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import itertools
 import math
 import traceback
@@ -26,7 +27,7 @@ from .errors import ForwardError, InputError, RfcalcError
 from .field import EMPTY, NOTHING, AxisField, Field, Part, Shape, dense, forget, identity, take_part
 from .rules import Window
 from .shortcut import SHORTCUTS
-from .trace import Event, NeedsValuesError, Trace, UnseenOpError, run_forward, walk
+from .trace import Event, NeedsValuesError, Trace, Tree, UnseenOpError, run_forward, survey
 
 SCHEMA = "rfcalc.report/1"
 _WRITE_OUT = 1 << 16  # maps of more positions are read part by part
@@ -240,8 +241,7 @@ def _row_from(d: Mapping[str, Any]) -> LayerRow:
 # ---------------------------------------------------------------------------------------------- numbers of a field
 
 
-@dataclass(frozen=True, slots=True)
-class _Extent:
+class _Extent(NamedTuple):
     """What a table says of one axis of one tensor."""
 
     r: int
@@ -339,19 +339,17 @@ def _beside(parts: Sequence[Part]) -> bool:
 
 
 def _sizes(b: Any) -> tuple[int, int]:
+    """Largest and smallest extent of the positions that see anything."""
     if not b.size:
         return 0, 0
-    if b.size == 4:
-        low, high = int(b[2].item()), int(b[3].item())
-        size = 0 if low > EMPTY // 2 else 1 - high - low
-        return size, size
-    size = 1 - b[3] - b[2]
-    alive = b[2] < EMPTY // 2
-    if not alive.all():
-        size = size[alive]
+    size = b[2] + b[3]  # lower bound minus upper bound
+    low, high = int(size.min()), int(size.max())
+    if high > EMPTY // 2:
+        size = size[b[2] < EMPTY // 2]
         if not size.size:
             return 0, 0
-    return int(size.max()), int(size.min())
+        low, high = int(size.min()), int(size.max())
+    return 1 - low, 1 - high
 
 
 class _Facts(NamedTuple):
@@ -378,7 +376,7 @@ def _even(b: Any) -> bool:
     """Do neighbouring centres lie equally far apart?"""
     centre = b[2] - b[3]
     step = centre[1:] - centre[:-1]
-    return bool((step == step[0]).all())
+    return bool(step.min() == step.max())
 
 
 def _covers(parts: Sequence[Part], shape: Shape, size: int) -> bool:
@@ -502,8 +500,13 @@ class _Side(NamedTuple):
     n: tuple[int, ...]
     channels: int | None
     jumps: tuple[Fraction, ...]
-    extents: list[_Extent]
     r: tuple[int, ...]
+    r_min: tuple[int, ...]
+    r_local: tuple[int, ...]
+    start: tuple[float, ...]
+    padding: tuple[int, ...]
+    is_global: tuple[bool, ...]
+    regular: bool
 
 
 class _Reader:
@@ -531,6 +534,10 @@ class _Reader:
     def extent(self, a: AxisField, shape: Shape, size: int) -> _Extent:
         if not a.parts:
             return _NO_EXTENT
+        if len(a.parts) == 1 and not a.mixed:
+            f = self.facts(a.parts[0])
+            centre = (f.low + f.high) / 2 + 0.5
+            return _Extent(f.largest, f.smallest, f.largest, centre, 0 - f.low, a.aligned and f.regular, False)
         largest, smallest = self.sizes(a.parts, shape)
         local = [p for p in a.parts if p.local]
         r_local = largest if len(local) in (0, len(a.parts)) else self.sizes(local, shape)[0]
@@ -563,14 +570,11 @@ class _Reader:
         hit = self.known_sides.get(key)
         if hit is None:
             grid, ext = self.grid(shape, f), self.extents(f, shape)
-            side = _Side(
-                grid,
-                tuple([shape[d] for d in grid]) or (1,) * len(self.axes),
-                self.channels(shape, grid),
-                tuple([a.jump for a in f.axes]),
-                ext,
-                tuple([e.r for e in ext]),
-            )
+            n = tuple([shape[d] for d in grid]) or (1,) * len(self.axes)
+            jumps = tuple([a.jump for a in f.axes])
+            r, r_min, r_local, start, padding, regular, is_global = zip(*ext, strict=True)
+            channels = self.channels(shape, grid)
+            side = _Side(grid, n, channels, jumps, r, r_min, r_local, start, padding, is_global, all(regular))
             hit = self.known_sides[key] = (side, f)
         return hit[0]
 
@@ -601,20 +605,16 @@ class _Reader:
         for s, f in first.ins[1:]:
             if f is not field_in:
                 r_in = tuple(map(max, r_in, self.side(s, f).r))
-        ext = after.extents
         moves = window is not None or before.n != after.n or r_in != after.r or before.jumps != after.jumps
         return LayerRow(
             d.name, d.path, d.op, last.number, shape_in, last.shape, after.grid,
             window.kernel if window else None, window.stride if window else None,
             window.padding if window else None, window.dilation if window else None,
             window.groups if window else None,
-            before.n, after.n, before.channels, after.channels,
-            before.jumps, after.jumps, r_in, after.r,
-            tuple([e.r_min for e in ext]), tuple([e.r_local for e in ext]),
-            tuple([e.start for e in ext]), tuple([e.padding for e in ext]), tuple([e.is_global for e in ext]),
+            before.n, after.n, before.channels, after.channels, before.jumps, after.jumps,
+            r_in, after.r, after.r_min, after.r_local, after.start, after.padding, after.is_global,
             sum([t.numel() for t in tensors]), sum([t.numel() for t in tensors if t.requires_grad]),
-            sum([e.macs for e in d.events]), last.nbytes,
-            not last.field.approx, all(e.regular for e in ext), moves,
+            sum([e.macs for e in d.events]), last.nbytes, not last.field.approx, after.regular, moves,
         )  # fmt: skip
 
 
@@ -650,54 +650,64 @@ def analyze(
     >>> report.rows[0].n_out, report.rows[0].r_out, report.params
     ((26, 26), (3, 3), 80)
     """
-    spec = _Inputs(input_shape, layout)
-    notes: list[str] = []
-    params = _parameters(model)
-    if any(isinstance(t, UninitializedTensorMixin) for _, t in params.values()):
-        model = _materialised(model, spec)
-        params = _parameters(model)
-        notes.append("lazy modules were initialised in a copy")
-    shortcuts = SHORTCUTS if level == 2 else None
-    dtype = next((t.dtype for _, t in params.values() if t.is_floating_point()), torch.float32)
+    # A walk makes many small objects and no cycles; the collector would look through all of torch again and again.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
-        try:
-            trace = _run(model, spec, params, shortcuts, dtype, "meta")
-        except Exception as error:
-            again = _second_try(error, model)
-            if again is None:
-                raise _forward_error(error, name or type(model).__name__) from error
-            if again == "integers":
-                notes.append("the design reads indices: traced with int64 input")
-                dtype = torch.int64
-                trace, more = _with_values(model, spec, params, shortcuts, dtype, rebuild, name, try_meta=True)
-            else:
-                notes.append(f"run on CPU tensors, because the forward needs values ({again})")
-                trace, more = _with_values(model, spec, params, shortcuts, dtype, rebuild, name, try_meta=False)
-            notes += more[0]
-            params = more[1]
-        return _report(model, spec, trace, params, name or type(model).__name__, notes)
+        return _analyze(model, _Inputs(input_shape, layout), level, name or type(model).__name__, rebuild)
     finally:
         forget()
+        if collecting:
+            gc.enable()
+
+
+def _analyze(
+    model: nn.Module, spec: _Inputs, level: int, name: str, rebuild: Callable[[], nn.Module] | None
+) -> Report:  # fmt: skip
+    notes: list[str] = []
+    tree = survey(model)
+    if any(isinstance(t, UninitializedTensorMixin) for _, t in tree.params.values()):
+        tree = survey(_materialised(model, spec))
+        notes.append("lazy modules were initialised in a copy")
+    shortcuts = SHORTCUTS if level == 2 else None
+    dtype = next((t.dtype for _, t in tree.params.values() if t.is_floating_point()), torch.float32)
+    try:
+        trace = _run(tree, spec, shortcuts, dtype, "meta")
+    except Exception as error:
+        again = _second_try(error, tree.model)
+        if again is None:
+            raise _forward_error(error, name) from error
+        if again == "integers":
+            notes.append("the design reads indices: traced with int64 input")
+            dtype = torch.int64
+        else:
+            notes.append(_VALUES_NOTE.format(again))
+        trace, tree, more = _with_values(tree, spec, shortcuts, dtype, rebuild, name)
+        notes += more
+    return _report(spec, trace, tree.params, name, notes)
+
+
+_VALUES_NOTE = "run on CPU tensors, because the forward needs values ({})"
 
 
 def _with_values(
-    model: nn.Module, spec: _Inputs, params: Any, shortcuts: Any, dtype: Any, rebuild: Any, name: str, try_meta: bool
-) -> tuple[Trace, tuple[list[str], Any]]:  # fmt: skip
+    tree: Tree, spec: _Inputs, shortcuts: Any, dtype: Any, rebuild: Any, name: str
+) -> tuple[Trace, Tree, list[str]]:  # fmt: skip
+    """A second run: with integers if that is what was missing, else (or then) on CPU tensors."""
     notes: list[str] = []
     try:
-        if try_meta:
+        if dtype == torch.int64:
             try:
-                return _run(model, spec, params, shortcuts, dtype, "meta"), (notes, params)
+                return _run(tree, spec, shortcuts, dtype, "meta"), tree, notes
             except Exception as error:
-                again = _second_try(error, model)
+                again = _second_try(error, tree.model)
                 if again in (None, "integers"):
                     raise
-                notes.append(f"run on CPU tensors, because the forward needs values ({again})")
-        real = _with_weights(model, rebuild)
-        params = _parameters(real)
-        return _run(real, spec, params, None, dtype, "cpu"), (notes, params)
+                notes.append(_VALUES_NOTE.format(again))
+        real = survey(_with_weights(tree.model, rebuild))
+        return _run(real, spec, None, dtype, "cpu"), real, notes
     except Exception as error:
-        raise _forward_error(error, name or type(model).__name__) from error
+        raise _forward_error(error, name) from error
 
 
 def _second_try(error: BaseException, model: nn.Module) -> str | None:
@@ -717,24 +727,11 @@ def _second_try(error: BaseException, model: nn.Module) -> str | None:
     return None
 
 
-def _parameters(model: nn.Module) -> dict[int, tuple[str, Tensor]]:
-    """Every parameter once: id -> (path of the owning module, tensor)."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    paths, modules = walk(model)
-    for m in modules:
-        for p in m.__dict__["_parameters"].values():
-            if p is not None and id(p) not in found:
-                found[id(p)] = (paths[id(m)], p)
-    return found
-
-
-def _run(model: nn.Module, spec: _Inputs, params: Any, shortcuts: Any, dtype: Any, device: str) -> Trace:
+def _run(tree: Tree, spec: _Inputs, shortcuts: Any, dtype: Any, device: str) -> Trace:
     try:
-        args, kwargs, seeds = spec.tensors(dtype, device)
-        return run_forward(model, args, kwargs, seeds, params, shortcuts)
+        return run_forward(tree, *spec.tensors(dtype, device), shortcuts)
     except UnseenOpError:
-        args, kwargs, seeds = spec.tensors(dtype, device)
-        return run_forward(model, args, kwargs, seeds, params, None)
+        return run_forward(tree, *spec.tensors(dtype, device), None)
 
 
 def _materialised(model: nn.Module, spec: _Inputs) -> nn.Module:
@@ -804,7 +801,7 @@ def _short(file: Path) -> str:
         return str(file)
 
 
-def _report(model: nn.Module, spec: _Inputs, trace: Trace, params: Any, name: str, notes: list[str]) -> Report:
+def _report(spec: _Inputs, trace: Trace, params: Any, name: str, notes: list[str]) -> Report:
     drafts = _drafts(trace.events)
     owned, unreached = _owned(drafts, params, trace.used)
     reader = _Reader(spec.axes, spec.layout)

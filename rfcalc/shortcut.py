@@ -9,6 +9,7 @@ Nothing here knows what an op does to a field: that stands in `rules/` alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from .field import Field, Shape, join, mix, reduce
 from .rules import RULES, Call, Value
+from .rules.window import conv_window
 from .rules.work import WORK
 from .trace import Run, Traced, write
 
@@ -47,8 +49,13 @@ def _named(names: str) -> list[Any]:
 def _empty(x: Tensor, shape: Shape) -> Tensor | None:
     """What torch would return: contiguous for contiguous, the same strides for the same shape; else not ours to say."""
     if x.is_contiguous():
-        return x.new_empty(shape)
+        return _meta(shape, x)
     return torch.empty_like(x) if tuple(x.shape) == shape else None
+
+
+def _meta(shape: Shape, like: Tensor) -> Tensor:
+    """`like.new_empty(shape)`, without the detour through torch's Python reference of it."""
+    return torch.empty(shape, dtype=like.dtype, device="meta")
 
 
 def _out(run: Run, op: Any, x: Tensor, v: Value, call: Call, field: Field | None) -> Any:
@@ -151,7 +158,7 @@ def _binary(rule_name: str, inplace: bool) -> Shortcut:
         if inplace:
             write(va, field)  # type: ignore[arg-type]
             return a
-        out = a.new_empty(shape)
+        out = _meta(shape, a)
         run.new(out, field)  # type: ignore[arg-type]
         return out
 
@@ -191,31 +198,35 @@ def conv(
         return NotImplemented
     if not isinstance(weight, torch.nn.Parameter) and run.value(weight).field is not None:
         return NotImplemented
-    if v.shape[1] != shape[1] * groups:
-        raise ValueError(
-            f"expected {shape[1] * groups} input channels, found {v.shape[1]} (input {_times(v.shape[1:])})"
-        )
-    if shape[0] % groups:
+    shape, padding = tuple(shape), tuple(padding) if isinstance(padding, list) else padding
+    name, out_shape = _conv_shape(v.shape, shape, stride, padding, dilation, groups)
+    if out_shape is None:
         return NotImplemented
-    name = f"conv{len(shape) - 2}d"
-    call = Call(name, ())
-    w = _conv_window(tuple(shape), stride, padding, dilation, groups, v.shape)
-    sizes = []
-    for n, k, s, (b, a), d in zip(v.shape[2:], w.kernel, w.stride, w.padding, w.dilation, strict=True):
-        size = _length(n, k, s, b, a, d)
-        if size < 1 or n + a + b < d * (k - 1) + 1:
-            wide = _times([d * (k - 1) + 1 for k, d in zip(w.kernel, w.dilation, strict=True)])
-            raise ValueError(f"a window of {wide} does not fit the input of {_times(v.shape[2:])} with its padding")
-        sizes.append(size)
-    out_shape = (v.shape[0], shape[0], *sizes)
-    call.out = (out_shape,)
-    wv = Value(tuple(shape))
+    call = Call(name, (out_shape,))
+    wv = Value(shape)
     field = RULES[name](call, v, wv, bias, stride, padding, dilation, groups)
     run.count(WORK[name](out_shape, v, wv))
     return _out(run, op, x, v, call, field)  # type: ignore[arg-type]
 
 
-from .rules.window import conv_window as _conv_window  # noqa: E402
+@lru_cache(maxsize=4096)
+def _conv_shape(
+    x: Shape, weight: Shape, stride: Any, padding: Any, dilation: Any, groups: int
+) -> tuple[str, Shape | None]:  # fmt: skip
+    """The op's name and the shape of its output. Raises ValueError, worded for the user, where x does not fit."""
+    name = f"conv{len(weight) - 2}d"
+    if x[1] != weight[1] * groups:
+        raise ValueError(f"expected {weight[1] * groups} input channels, found {x[1]} (input {_times(x[1:])})")
+    if weight[0] % groups:
+        return name, None
+    w = conv_window(weight, stride, padding, dilation, groups)
+    sizes = []
+    for n, k, s, (b, a), d in zip(x[2:], w.kernel, w.stride, w.padding, w.dilation, strict=True):
+        sizes.append(_length(n, k, s, b, a, d))
+        if n + a + b < d * (k - 1) + 1:
+            wide = _times([d * (k - 1) + 1 for k, d in zip(w.kernel, w.dilation, strict=True)])
+            raise ValueError(f"a window of {wide} does not fit the input of {_times(x[2:])} with its padding")
+    return name, (x[0], weight[0], *sizes)
 
 
 # F.max_pool2d is a choice between two functions; which of the three torch reports depends on its version.
@@ -366,7 +377,7 @@ def matmul(run: Run, op: Any, a: Any, b: Any) -> Any:
     field = RULES["matmul"](call, va, vb)
     run.count(WORK["matmul"](call.out[0], va, vb))
     op.ins += [(v.shape, v.field) for v in (va, vb) if v.field is not None]
-    out = a.new_empty(call.out[0])
+    out = _meta(call.out[0], a)
     run.new(out, field)  # type: ignore[arg-type]
     return out
 
@@ -402,7 +413,7 @@ def sdpa(
     field = RULES[call.op](call, q, k, v, mask, 0.0, is_causal)
     run.count(WORK[call.op](call.out[0], q, k, v))
     op.ins += [(x.shape, x.field) for x in (q, k, v, mask) if x is not None and x.field is not None]
-    out = query.new_empty(call.out[0])
+    out = _meta(call.out[0], query)
     run.new(out, field)  # type: ignore[arg-type]
     return out
 
@@ -441,7 +452,7 @@ def self_attention(
     field = mix(join([own, reduce(own, (0,))]))
     run.count(4 * t * b * e * e + 2 * b * t * t * e)
     op.ins.append((v.shape, v.field))
-    out = query.new_empty((t, b, e))
+    out = _meta((t, b, e), query)
     run.new(out, field)
     return out, None
 
@@ -505,7 +516,7 @@ def cat(run: Run, op: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     call = Call("cat", ((*items[0].shape[:at], total, *items[0].shape[at + 1 :]),))
     field = RULES["cat"](call, items, at)
     op.ins += ins
-    out = first.new_empty(call.out[0])
+    out = _meta(call.out[0], first)
     run.new(out, field)  # type: ignore[arg-type]
     return out
 

@@ -708,8 +708,7 @@ def _framed(run: Run, module: nn.Module, path: str, inner: Callable[..., Any]) -
 
 
 _CONTAINERS = frozenset((dict, list, set))
-_TABLES = frozenset(("_parameters", "_buffers", "_modules"))
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 
 @contextmanager
@@ -718,8 +717,9 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
     snapshots = []
     for m in modules:
         d = m.__dict__
-        tables = [(v, v.copy()) for k, v in d.items() if type(v) in _CONTAINERS and (k in _TABLES or k[0] != "_")]
-        tables += [(d[k], d[k].copy()) for k in _HOOKS if d[k]]
+        tables = [(d[k], d[k].copy()) for k in _TABLES if d[k]]
+        if not type(m).__module__.startswith("torch."):
+            tables += [(v, v.copy()) for k, v in d.items() if type(v) in _CONTAINERS and k[0] != "_"]
         snapshots.append((d, d.copy(), tables))
         d["training"] = False
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
@@ -730,8 +730,8 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
         for d, old, tables in snapshots:
             for table, was in tables:
                 _put_back(table, was)
-            for k in _HOOKS:
-                if d[k] and not any(d[k] is table for table, _ in tables):  # hooks that the forward registered
+            for k in _TABLES:  # what was empty, and is not any more: hooks or buffers that the forward registered
+                if d[k] and not any(d[k] is table for table, _ in tables):
                     d[k].clear()
             _put_back(d, old)
         torch.set_rng_state(torch_state)
@@ -751,45 +751,60 @@ def _put_back(table: Any, was: Any) -> None:
         table.extend(was) if isinstance(table, list) else table.update(was)
 
 
-def walk(root: nn.Module) -> tuple[dict[int, str], list[nn.Module]]:
-    """Every module below root once, with the path it is first found under."""
-    paths: dict[int, str] = {id(root): ""}
-    found = [root]
-    stack = [(root, "")]
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A model taken apart: every module once with the path it is first found under, every parameter with its owner."""
+
+    model: nn.Module
+    paths: dict[int, str]
+    modules: list[nn.Module]
+    params: dict[int, tuple[str, Tensor]]
+
+
+def survey(model: nn.Module) -> Tree:
+    """Walk the module tree once, in the order of registration."""
+    paths: dict[int, str] = {id(model): ""}
+    modules = [model]
+    params: dict[int, tuple[str, Tensor]] = {}
+    stack = [model]
     while stack:
-        module, prefix = stack.pop()
+        module = stack.pop()
+        path = paths[id(module)]
+        tables = module.__dict__
+        for p in tables["_parameters"].values():
+            if p is not None and id(p) not in params:
+                params[id(p)] = (path, p)
         below = []
-        for name, child in module.__dict__["_modules"].items():
+        for name, child in tables["_modules"].items():
             if child is not None and id(child) not in paths:
-                paths[id(child)] = prefix + name
-                found.append(child)
-                below.append((child, prefix + name + "."))
+                paths[id(child)] = f"{path}.{name}" if path else name
+                modules.append(child)
+                below.append(child)
         stack += reversed(below)
-    return paths, found
+    return Tree(model, paths, modules, params)
 
 
 def run_forward(
-    model: nn.Module,
+    tree: Tree,
     args: Sequence[Any],
     kwargs: dict[str, Any],
     seeds: Sequence[tuple[Tensor, Field]],
-    params: dict[int, Any],
     shortcuts: dict[Any, Any] | None,
 ) -> Trace:
     """Run the forward once and return what was seen. `seeds` are the input tensors with their fields.
 
     Raises whatever the forward raises, with `failed_at` (the module's path) and `failed_module` set on the exception.
     """
-    paths, modules = walk(model)
+    modules = tree.modules
     buffers = {id(b) for m in modules for b in m.__dict__["_buffers"].values()}
-    run = Run(paths, params, buffers, shortcuts)
+    run = Run(tree.paths, tree.params, buffers, shortcuts)
     with untouched(modules), torch.inference_mode():
         try:
             for t, f in seeds:
                 run.new(t, f)
             attribute(run, modules)
             with run.dispatch if run.exhaustive else nullcontext(), run:
-                result = model(*args, **kwargs)
+                result = tree.model(*args, **kwargs)
             outs = [(run.value(t), t) for t in flatten(result)]
             events = run.events
         except BaseException as error:

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import deform_conv2d, nms
 
 MAX_SIZE, MAX_CELLS, MAX_CHANNELS = 26, 2400, 12
 
@@ -1542,3 +1544,174 @@ case(
         "start",
     ),
 )
+
+# low-level names: what a forward reaches only by calling them, or torch by itself further down
+
+_aten, _vision = torch.ops.aten, torch.ops.torchvision
+
+
+def _channels(value: float) -> Callable[[], Tensor]:
+    return lambda: torch.full((2,), value)
+
+
+fn("_adaptive_avg_pool2d", lambda x: torch._adaptive_avg_pool2d(x, (3, 2)))
+fn("_adaptive_avg_pool3d", lambda x: torch._adaptive_avg_pool3d(x, (3, 2, 2)), VOLUME)
+fn(
+    "_batch_norm_impl_index",
+    lambda x, m, v: torch._batch_norm_impl_index(x, None, None, m, v, False, 0.1, 1e-5, False)[0],
+    m=_channels(0.0),
+    v=_channels(1.0),
+)
+fn(
+    "native_batch_norm",
+    lambda x, m, v: torch.native_batch_norm(x, None, None, m, v, False, 0.1, 1e-5)[0],
+    m=_channels(0.0),
+    v=_channels(1.0),
+)
+fn("native_batch_norm own", lambda x: torch.native_batch_norm(x, None, None, None, None, True, 0.1, 1e-5)[0])
+fn(
+    "_native_batch_norm_legit_no_training",
+    lambda x, m, v: _aten._native_batch_norm_legit_no_training(x, None, None, m, v, 0.1, 1e-5)[0],
+    m=_channels(0.0),
+    v=_channels(1.0),
+)
+fn("native_layer_norm", lambda x: torch.native_layer_norm(x, [9], None, None, 1e-5)[0])
+fn("native_group_norm", lambda x: torch.native_group_norm(x, None, None, 1, 4, 30, 2, 1e-5)[0], (4, 5, 6))
+if hasattr(torch, "_fused_rms_norm"):
+    fn("_fused_rms_norm", lambda x: torch._fused_rms_norm(x, [9], None, 1e-5)[0])
+fn(
+    "_convolution",
+    lambda x, w: torch._convolution(x, w, None, [2, 1], [1, 0], [1, 1], False, [0, 0], 1, False, False, False, False),
+    w=_weights(3, 2, 3, 3),
+)
+fn("_fft_r2c", lambda x: torch._fft_r2c(x, [3], 0, False).real)
+fn("_fft_c2c", lambda x: torch._fft_c2c(torch.complex(x, x.flip(3)), [2], 0, True).abs())
+fn("_fft_c2r", lambda x: torch._fft_c2r(torch.complex(x, x), [3], 0, 17))  # a length whose angles cancel nowhere
+fn("hfft2", lambda x: torch.fft.hfft2(torch.fft.ihfft2(x)))
+fn("hfftn", lambda x: torch.fft.hfftn(torch.fft.ihfftn(x, dim=(3,)), dim=(3,)))
+fn("_softmax", lambda x: torch._softmax(x, 2, False))
+fn("_safe_softmax", lambda x: torch._safe_softmax(x, 2))
+fn("_log_softmax", lambda x: torch._log_softmax(x, 2, False))
+fn("_cdist_forward", lambda x: _aten._cdist_forward(x[:, :3], x[:, 1:], 2.0, None), TOKENS)
+fn("pdist", lambda x: torch.pdist(x[0]), TOKENS)
+fn("frobenius_norm", lambda x: _aten.frobenius_norm(x, dim=[2], keepdim=True))
+fn("norm overload", lambda x: _aten.norm(x, 2, [2]))
+fn(
+    "_scaled_dot_product_attention_math",
+    lambda x: torch._scaled_dot_product_attention_math(x, x, x, None, 0.0, True)[0],
+    TOKENS,
+)
+fn(
+    "_scaled_dot_product_flash_attention_for_cpu",
+    lambda x: _aten._scaled_dot_product_flash_attention_for_cpu(x[None], x[None], x[None])[0],
+    TOKENS,
+)
+fn("_trilinear", lambda x: torch._trilinear(x[0], x[0], x[0], [], [], [], [0, 1]), TOKENS)
+fn("_to_copy", lambda x: _aten._to_copy(x, dtype=torch.float64) + x)
+fn("_reshape_alias", lambda x: _aten._reshape_alias(x, [1, 2, 9, 7], [126, 63, 7, 1]))
+fn("_unsafe_view", lambda x: _aten._unsafe_view(x, [1, 2, 63]))
+fn("_unsafe_index", lambda x: _aten._unsafe_index(x, [None, None, torch.tensor([4, 1, 1])]))
+fn("unsafe_split_with_sizes", lambda x: torch.unsafe_split_with_sizes(x, [2, 7], 3)[1])
+fn("swapaxes", lambda x: x.swapaxes(1, 3))
+fn("constant_pad_nd", lambda x: torch.constant_pad_nd(x, (1, -1, 0, 2)))
+fn("_pad_circular", lambda x: torch._C._nn._pad_circular(x, (1, 2, 0, 1)))
+for _n, _shape in ((1, LINE), (2, MAP), (3, VOLUME)):
+    for _name in ("reflection", "replication"):
+        _pad = getattr(torch._C._nn, f"{_name}_pad{_n}d")
+        fn(f"torch {_name}_pad{_n}d", lambda x, f=_pad, n=_n: f(x, (1, 2) * n), _shape)
+fn("_prelu_kernel", torch._prelu_kernel, w=_weights(1, 2, 1, 1))
+fn("relu6", lambda x: _aten.relu6(x) + x.flip(2), LINE)
+fn("log_sigmoid_forward", lambda x: _aten.log_sigmoid_forward(x)[0] + x.flip(2), LINE)
+fn("rrelu_with_noise", lambda x: torch._C._nn.rrelu_with_noise(x, torch.ones(1, 2, 9)) + x.flip(2), LINE)
+fn("sgn", lambda x: x.sgn() + x.flip(2), LINE)
+fn("aten conj", lambda x: _aten.conj(x) + x.flip(2), LINE)
+fn("native_dropout", lambda x: torch.native_dropout(x, 0.5, False)[0] + x.flip(2), LINE)
+fn(
+    "random like",
+    lambda x: (
+        x.flip(2)
+        + torch.rand_like(x)
+        + torch.randn_like(x)
+        + torch.randint_like(x, 3)
+        + x.new_zeros(9)
+        + x.new_empty(9).fill_(1.0)
+        + x.new_empty_strided((9,), (1,)).fill_(1.0)
+    ),
+    LINE,
+)
+fn(
+    "random writes",
+    lambda x: _written(
+        x, lambda y: (y[:, :, 0].normal_(), y[:, :, 1].uniform_(), y[:, :, 4].random_(), y[:, :, 5].exponential_())
+    ),
+)
+fn("one_hot", lambda x, m: m(x) + F.one_hot(x, 7), (6,), m=lambda: nn.Embedding(7, 7))
+
+# reading where the data point: all four corners of a 2x2 map are read at its centre
+fn(
+    "grid_sampler_2d",
+    lambda x, g: torch.grid_sampler_2d(x, g, 0, 0, True),
+    (3, 2, 2),
+    g=lambda: torch.zeros(1, 3, 4, 2),
+)
+fn(
+    "grid_sampler_3d",
+    lambda x, g: torch.grid_sampler_3d(x, g, 0, 0, True),
+    (3, 2, 2, 2),
+    g=lambda: torch.zeros(1, 2, 2, 3, 3),
+)
+_ROI = torch.tensor([[0.0, 0, 0, 3, 3]])
+fn("roi_align", lambda x, b: _first(_vision.roi_align(x, b, 1.0, 2, 2, -1, False)), b=_ROI.clone)
+fn("roi_pool", lambda x, b: _first(_vision.roi_pool(x, b, 1.0, 2, 2)), b=_ROI.clone)
+fn("ps_roi_align", lambda x, b: _first(_vision.ps_roi_align(x, b, 1.0, 2, 2, 1)), (4, 7, 9), b=_ROI.clone)
+fn("ps_roi_pool", lambda x, b: _first(_vision.ps_roi_pool(x, b, 1.0, 2, 2)), (4, 7, 9), b=_ROI.clone)
+fn(
+    "deform_conv2d",
+    lambda x, o, w: deform_conv2d(x, o, w, padding=1),
+    o=lambda: torch.zeros(1, 18, 7, 9),
+    w=_weights(3, 2, 3, 3),
+)
+fn("nms", lambda x: nms(torch.cat([x[0], x[0] + 1], 1).abs(), x[0, :, 0], 0.5).float(), (5, 2))
+
+# results without a gradient: only what is beside them can be measured
+fn("nonzero", lambda x: torch.nonzero(x > 1).float().sum() + torch.argwhere(x > 1).float().sum() + x.mean())
+fn("masked_select", lambda x: torch.masked_select(x, x > -1e9))
+fn("unique", lambda x: torch.unique(x > 1).float().sum() + x.mean(), LINE)
+fn("unique dim", lambda x: torch.unique(x > 1, dim=2).float().sum() + x.mean(), LINE)
+fn("unique_consecutive", lambda x: torch.unique_consecutive(x > 1).float().sum() + x.mean(), LINE)
+fn("bincount", lambda x: torch.bincount((x * 5).long().abs().flatten(), minlength=10).float().sum() + x.mean(), LINE)
+fn("histc", lambda x: torch.histc(x, 5).sum() + x.mean(), LINE)
+fn("isin", lambda x: torch.isin(x, torch.ones(3)).float().sum() + x.mean(), LINE)
+fn("searchsorted", lambda x: torch.searchsorted(x.sort(2)[0], x).float(), LINE)
+fn("multinomial", lambda x: torch.multinomial(x[0].abs(), 2).float().sum() + x.mean(), LINE)
+
+
+# torch quantizes single precision only; in the oracle's double precision a function of the same name takes its place
+
+
+def _named(name: str) -> Callable[[Tensor], Tensor]:
+    def stand_in(x: Tensor) -> Tensor:
+        return handle_torch_function(stand_in, (x,), x) if has_torch_function_unary(x) else x * 1
+
+    stand_in.__name__ = name
+    return stand_in
+
+
+_STAND_INS = {n: _named(n) for n in ("quantize_per_tensor", "quantize_per_channel", "dequantize")}
+
+
+def _quantized(x: Tensor, name: str, *options: Any) -> Tensor:
+    if x.dtype == torch.float64:
+        return _STAND_INS["dequantize"](_STAND_INS[name](x)) + x.flip(2)
+    return torch.dequantize(getattr(torch, name)(x, *options)) + x.flip(2)
+
+
+_SCALES, _ZEROS = torch.full((2,), 0.1), torch.zeros(2, dtype=torch.int32)
+fn("quantize_per_tensor", lambda x: _quantized(x, "quantize_per_tensor", 0.1, 0, torch.quint8), LINE)
+fn("quantize_per_channel", lambda x: _quantized(x, "quantize_per_channel", _SCALES, _ZEROS, 1, torch.quint8), LINE)
+fn(
+    "fake_quantize_per_channel_affine",
+    lambda x: torch.fake_quantize_per_channel_affine(x, _SCALES, _ZEROS, 1, 0, 255) + x.flip(2),
+    LINE,
+)
+fn("group_norm channels", lambda x, norm: norm(x.transpose(1, 3)), (2, 5, 4), norm=lambda: nn.GroupNorm(2, 4))

@@ -6,32 +6,21 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ..field import Field, join_axes, place_part, renumber_part
+from ..field import NOTHING, Field, beside_axes, renumber_part
 from .registry import Call, Result, Value, dim_of, rule
 
 
-def beside(items: Sequence[Value], dim: int, total: int) -> Field | None:
+def beside(items: Sequence[Value], dim: int) -> Field | None:
     """Concatenate along dim. An operand that does not vary where another does is context there."""
-    fields, start = [], 0
-    for v in items:
-        n = v.shape[dim] if len(v.shape) > dim else 0
-        if v.field is not None and n:
-            fields.append(v.field.unmasked().map(partial(place_part, dim=dim, start=start, n=n, total=total)))
-        start += n
-    if not fields:
+    fields = [v.field for v in items]
+    some = next((f for f in fields if f is not None), None)
+    if some is None:
         return None
-    varying = [f for f in (v.field for v in items if v.shape[dim : dim + 1] != (0,)) if f is not None]
-    axes = []
-    for i in range(len(fields[0].axes)):
-        vary = [f.axes[i].varies() for f in varying]
-        placed = []
-        for f, source, w in zip(fields, varying, vary, strict=True):
-            a = f.axes[i]
-            if any(vary) and not w and source.axes[i].parts:
-                a = type(a)(tuple(p._replace(local=False) for p in a.parts), a.jump, a.aligned, True)
-            placed.append(a)
-        axes.append(join_axes(placed))
-    return Field(tuple(axes), frozenset().union(*(f.approx for f in fields)))
+    sizes = [v.shape[dim] for v in items]
+    axes = [
+        beside_axes([NOTHING if f is None else f.axes[i] for f in fields], sizes, dim) for i in range(len(some.axes))
+    ]
+    return Field(tuple(axes), frozenset().union(*(f.approx for f in fields if f is not None)))
 
 
 @rule("cat", "concat", "concatenate")
@@ -40,7 +29,7 @@ def cat(call: Call, items: Sequence[Value], dim: int = 0) -> Result:
     at = dim_of(dim, len(out))
     # torch skips legacy empty 1-D operands
     items = [v for v in items if len(v.shape) == len(out)]
-    return beside(items, at, out[at])
+    return beside(items, at)
 
 
 @rule("stack")
@@ -52,7 +41,7 @@ def stack(call: Call, items: Sequence[Value], dim: int = 0) -> Result:
         where = {d: d + (d >= at) for d in range(len(v.shape))}
         field = v.field and v.field.map(partial(renumber_part, where=where))
         grown.append(Value((*v.shape[:at], 1, *v.shape[at:]), field))
-    return beside(grown, at, len(items))
+    return beside(grown, at)
 
 
 @rule("meshgrid")

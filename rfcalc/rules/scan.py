@@ -49,7 +49,7 @@ def recurrent(call: Call, x: Value, state: Any, params: Any, *args: Any, **kwarg
 
         shape = (*call.out[0][:-1], hidden)
         last = len(shape) - 1
-        both = beside([Value(shape, forward), Value(shape, mix(backward))], last, 2 * hidden)
+        both = beside([Value(shape, forward), Value(shape, mix(backward))], last)
         assert both is not None
         out = both
     ends = mix(whole)

@@ -25,6 +25,7 @@ from ..field import (
     reshape_part,
     taps_part,
     transposed_taps,
+    window_hits,
     window_part,
 )
 from .registry import Call, Result, Value, Window, everywhere, rule, spatial
@@ -34,20 +35,37 @@ _ONE = Fraction(1)
 
 def _slide(field: Field, first: int, shape: Shape, out: Shape, w: Window) -> Field:
     """Apply one window per spatial dim, starting at tensor dim `first`."""
+    steps = _steps(shape[first:], out[first:], w)
+    if not steps:
+        return field
 
     def change(a: AxisField) -> AxisField:
         parts, jump = a.parts, a.jump
-        for i, (k, s, (before, _), d) in enumerate(zip(w.kernel, w.stride, w.padding, w.dilation, strict=True)):
+        for i, k, s, before, d, blanks in steps:
             dim = first + i
-            if k == 1 and s == 1 and before == 0 and shape[dim] == out[dim]:
+            hit = False
+            for p in parts:
+                if blanks or dim in p.dims or (p.span is not None and p.span.dim == dim):
+                    hit = True
+            if not hit:
                 continue
-            runs = s != 1 and a.runs_along(dim)
-            parts = tuple(window_part(p, dim, shape[dim], out[dim], k, s, before, d, a.jump) for p in parts)
-            if runs:
+            if s != 1 and a.runs_along(dim):
                 jump = jump * s
-        return a if parts is a.parts and jump is a.jump else a.with_parts(parts, jump)
+            parts = tuple([window_part(p, dim, shape[dim], out[dim], k, s, before, d, a.jump) for p in parts])
+        return a if parts is a.parts else a.with_parts(parts, jump)
 
-    return field.each(change) if any(a.parts for a in field.axes) else field
+    return Field(tuple([change(a) for a in field.axes]), field.approx)
+
+
+@lru_cache(maxsize=4096)
+def _steps(shape: Shape, out: Shape, w: Window) -> list[tuple[int, int, int, int, int, bool]]:
+    """The dims a window does anything along; `blanks`: some output sees padding only."""
+    found = []
+    for i, (k, s, (before, _), d) in enumerate(zip(w.kernel, w.stride, w.padding, w.dilation, strict=True)):
+        if k == 1 and s == 1 and before == 0 and shape[i] == out[i]:
+            continue
+        found.append((i, k, s, before, d, window_hits(shape[i], k, s, before, d, out[i]) is not None))
+    return found
 
 
 def group_channels(field: Field, dim: int, channels: int, out_channels: int, groups: int) -> Field:
@@ -80,9 +98,13 @@ def _same(k: int, d: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def conv_window(
-    weight: Shape, stride: Any, padding: Any, dilation: Any, groups: int, spatial_shape: Sequence[int]
-) -> Window:
+def conv_window(weight: Shape, stride: Any, padding: Any, dilation: Any, groups: int) -> Window:
+    """The geometry of a convolution from its arguments as torch takes them."""
+    return _conv_window(weight, *(tuple(v) if isinstance(v, list) else v for v in (stride, padding, dilation)), groups)
+
+
+@lru_cache(maxsize=4096)
+def _conv_window(weight: Shape, stride: Any, padding: Any, dilation: Any, groups: int) -> Window:
     n = len(weight) - 2
     kernel = tuple(weight[2:])
     dilations = spatial(dilation, n)
@@ -106,7 +128,7 @@ def conv(
     groups: int = 1,
 ) -> Result:
     """Cross-correlation: all channels of a group, k taps of stride s, padding p, dilation d."""
-    w = call.window = conv_window(weight.shape, stride, padding, dilation, groups, x.shape)
+    w = call.window = conv_window(weight.shape, stride, padding, dilation, groups)
     if x.field is None:
         return everywhere(call, weight)  # input-dependent weights: any tap may matter
     dim = _channel_dim(x.shape, len(w.kernel))
@@ -138,7 +160,7 @@ def conv_transpose(
     output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
 ) -> Result:  # fmt: skip
     """Input i reaches outputs `i*s - p + t*d`; the jump divides by s."""
-    w = call.window = conv_window(weight.shape, stride, padding, dilation, groups, x.shape)
+    w = call.window = conv_window(weight.shape, stride, padding, dilation, groups)
     if x.field is None:
         return everywhere(call, weight)
     dim = _channel_dim(x.shape, len(w.kernel))

@@ -42,7 +42,8 @@ def median_ms(run: Callable[[], object], runs: int = 9) -> float:
 def models() -> str:
     rows = []
     for name in MODELS:
-        model = rfcalc.load_design(f"torchvision.models:{name}", (3, 224, 224)).build().eval()
+        with torch.device("meta"):
+            model = torchvision.models.get_model(name).eval()
         x = torch.empty(1, 3, 224, 224, device="meta")
 
         def forward(model: nn.Module = model, x: Tensor = x) -> None:
@@ -56,7 +57,8 @@ def models() -> str:
         )  # fmt: skip
         rows.append([name, f"{ours:.1f}", f"{bare:.1f}", f"{info:.1f}", f"{info / ours:.1f}", f"{bare / ours:.1f}"])
     design = rfcalc.load_design(str(ROOT / "models/step8.py"))
-    net = design.build()
+    with torch.device("meta"):
+        net = design.build_real()
     step = median_ms(lambda: rfcalc.analyze(net, design.input_shape), 51)
     info = median_ms(lambda: torchinfo.summary(net, (1, 1, 28, 28), device="meta", verbose=0), 9)
     rows.append(["models/step8.py", f"{step:.2f}", "", f"{info:.1f}", f"{info / step:.1f}", ""])

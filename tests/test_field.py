@@ -1,0 +1,312 @@
+"""Laws of the domain, by hypothesis: hulls, windows, movements, spans and writes."""
+
+from __future__ import annotations
+
+import doctest
+from fractions import Fraction
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rfcalc import field as domain
+from rfcalc.field import (
+    EMPTY,
+    AxisField,
+    Field,
+    Part,
+    Span,
+    dense,
+    expand_span,
+    identity,
+    join,
+    pad_part,
+    permute_part,
+    place_part,
+    prefix_part,
+    reduce_part,
+    renumber_part,
+    reshape_part,
+    spread,
+    take_part,
+    transposed_taps,
+    window_length,
+    window_part,
+    write_box,
+)
+
+laws = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+SHAPE = (3, 4, 2)
+ONE = Fraction(1)
+
+
+@st.composite
+def parts(draw, shape=SHAPE, spans=True):
+    """A part over some dims; some positions are empty; it may exist on a stretch of one dim, along which it is even."""
+    span = None
+    if spans and draw(st.booleans()):
+        at = draw(st.integers(0, len(shape) - 1))
+        start = draw(st.integers(0, shape[at] - 1))
+        span = Span(at, start, draw(st.integers(start + 1, shape[at])))
+    dims = tuple(d for d in range(len(shape)) if draw(st.booleans()) and (span is None or span.dim != d))
+    sizes = [shape[d] for d in dims]
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
+    low = rng.integers(0, 9, sizes)
+    high = low + rng.integers(0, 5, sizes)
+    bounds = np.stack([low, -high, low - rng.integers(0, 3, sizes), -high - rng.integers(0, 3, sizes)])
+    bounds[:2, rng.random(sizes) < 0.1] = EMPTY
+    return Part(bounds, dims, True, span)
+
+
+@st.composite
+def fields(draw, shape=SHAPE):
+    return Field((AxisField(tuple(draw(st.lists(parts(shape), min_size=1, max_size=3)))),))
+
+
+def full(items, shape=SHAPE):
+    """Parts written out over every dim."""
+    bounds, dims = dense(items, shape)
+    sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
+    return np.broadcast_to(bounds.reshape(4, *sizes), (4, *shape))
+
+
+def hull(f, shape=SHAPE):
+    return np.full((4, *shape), EMPTY) if f is None else full(f.axes[0].parts, shape)
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_doctests():
+    failed, tried = doctest.testmod(domain)
+    assert (failed, tried > 0) == (0, True)
+
+
+# ------------------------------------------------------------------------------------------------------------- hulls
+
+
+@laws
+@given(fields(), fields(), fields())
+def test_join_is_a_hull(a, b, c):
+    same(hull(join([a, b])), hull(join([b, a])))
+    same(hull(join([join([a, b]), c])), hull(join([a, join([b, c])])))
+    same(hull(join([a, a])), hull(a))
+    same(hull(join([a, b])), np.minimum(hull(a), hull(b)))
+
+
+@laws
+@given(fields())
+def test_empty_is_neutral(a):
+    nothing = Field((AxisField((Part(np.full((4, SHAPE[0]), EMPTY), (0,)),)),))
+    same(hull(join([a, nothing])), hull(a))
+    same(hull(join([a, Field((domain.NOTHING,))])), hull(a))
+
+
+@laws
+@given(parts(), st.sets(st.integers(0, 2)))
+def test_reduce_is_the_minimum(p, dims):
+    got = reduce_part(p, frozenset(dims))
+    assert dims.isdisjoint(got.dims)
+    same(full([got]), np.broadcast_to(full([p]).min(tuple(d + 1 for d in dims), keepdims=True), (4, *SHAPE)))
+
+
+# ----------------------------------------------------------------------------------------------------------- windows
+
+windows = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.integers(0, 3), st.integers(1, 3))
+
+
+def slide(part, n, jump, k, s, before, after, d):
+    n_out = window_length(n, k, s, before, after, d)
+    return window_part(part, 0, n, n_out, k, s, before, d, jump), n_out
+
+
+@laws
+@given(parts((6,), spans=False))
+def test_a_window_of_one_is_the_identity(p):
+    same(full([window_part(p, 0, 6, 6, 1, 1, 0, 1, ONE)], (6,)), full([p], (6,)))
+
+
+@laws
+@given(st.integers(20, 30), windows, windows)
+def test_two_windows_follow_the_recurrence(n, first, second):
+    """r + (k - 1) d j and j s in the unclipped rows; the start moves back by p j (Araujo et al. 2019)."""
+    part, length, r, j, start = identity(n, 0).parts[0], n, 1, 1, 0
+    for k, s, before, after, d in (first, second):
+        part, length = slide(part, length, Fraction(j), k, s, before, after, d)
+        r, start, j = r + (k - 1) * d * j, start - before * j, j * s
+    low = start + j * np.arange(length)
+    same(full([part], (length,))[2:], np.stack([low, -(low + r - 1)]))
+
+
+@laws
+@given(st.integers(20, 30), windows, windows)
+def test_exact_bounds_lie_in_the_input_and_in_the_clipped_field(n, first, second):
+    part, length, j = identity(n, 0).parts[0], n, 1
+    for k, s, before, after, d in (first, second):
+        part, length = slide(part, length, Fraction(j), k, s, before, after, d)
+        j *= s
+    low, high, ulow, uhigh = full([part], (length,))
+    there = low < EMPTY // 2
+    assert (low[there] >= 0).all()
+    assert (-high[there] <= n - 1).all()
+    assert (low[there] <= -high[there]).all()
+    assert (low[there] >= ulow[there]).all()
+    assert (-high[there] <= -uhigh[there]).all()
+
+
+@laws
+@given(st.integers(1, 8), windows)
+def test_a_window_by_definition(n, window):
+    """Output o sees the real inputs among `o*s - p + t*d`."""
+    k, s, before, after, d = window
+    if n + before + after < d * (k - 1) + 1:
+        return
+    part, n_out = slide(identity(n, 0).parts[0], n, ONE, *window)
+    got = full([part], (n_out,))
+    for o in range(n_out):
+        taps = [o * s - before + t * d for t in range(k)]
+        real = [t for t in taps if 0 <= t < n]
+        assert got[:2, o].tolist() == ([min(real), -max(real)] if real else [EMPTY, EMPTY])
+        assert got[2:, o].tolist() == [taps[0], -taps[-1]]
+
+
+@laws
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2))
+def test_transposed_taps_by_definition(n, k, s, p, d):
+    n_out = max(1, (n - 1) * s - 2 * p + d * (k - 1) + 1)
+    taps = transposed_taps(n, n_out, k, s, p, d)
+    reached = [[i for i in range(n) for t in range(k) if i * s - p + t * d == o] for o in range(n_out)]
+    assert [sorted(int(v) for v in row if v >= 0) for row in taps.exact] == [sorted(r) for r in reached]
+
+
+# --------------------------------------------------------------------------------------------------------- movements
+
+
+@laws
+@given(parts(), st.permutations(range(3)))
+def test_permute_and_back(p, order):
+    there = permute_part(p, order)
+    shape = tuple(SHAPE[d] for d in order)
+    same(full([there], shape), full([p]).transpose(0, *(d + 1 for d in order)))
+    back = permute_part(there, sorted(range(3), key=order.__getitem__))
+    same(full([back]), full([p]))
+
+
+@laws
+@given(parts(), st.sampled_from([(24,), (12, 2), (3, 8), (4, 6), (2, 3, 2, 2), (3, 1, 4, 2), (6, 2, 2), (3, 4, 2)]))
+def test_reshape_and_back(p, new):
+    there = reshape_part(p, SHAPE, new)
+    same(full([there], new), full([p]).reshape(4, *new))
+    same(full([reshape_part(there, new, SHAPE)]), full([p]))
+
+
+@laws
+@given(parts(), st.integers(0, 2), st.data())
+def test_take(p, dim, data):
+    n = SHAPE[dim]
+    same(full([take_part(p, dim, n, np.arange(n))]), full([p]))
+    index = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=5)))
+    shape = (*SHAPE[:dim], len(index), *SHAPE[dim + 1 :])
+    same(full([take_part(p, dim, n, index)], shape), full([p]).take(index, dim + 1))
+
+
+@laws
+@given(
+    parts(),
+    st.integers(0, 2),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.sampled_from(["constant", "circular", "reflect", "replicate"]),
+)
+def test_pad_then_crop(p, dim, before, after, mode):
+    n = SHAPE[dim]
+    padded = pad_part(p, dim, n, before, after, mode, ONE)
+    shape = (*SHAPE[:dim], n + before + after, *SHAPE[dim + 1 :])
+    outside = np.r_[0:before, before + n : before + n + after]
+    if mode == "constant":
+        assert (full([padded], shape)[:2].take(outside, dim + 1) == EMPTY).all()
+    elif max(before, after) < n:
+        at = np.pad(np.arange(n), (before, after), {"circular": "wrap", "replicate": "edge"}.get(mode, mode))
+        same(full([padded], shape)[:2], full([p])[:2].take(at, dim + 1))
+    same(full([pad_part(padded, dim, shape[dim], -before, -after, "constant", ONE)]), full([p]))
+
+
+@laws
+@given(parts(), st.integers(0, 2))
+def test_prefix_is_a_running_hull(p, dim):
+    got = full([prefix_part(p, dim, SHAPE[dim])])
+    same(got, np.minimum.accumulate(full([p]), dim + 1))
+    assert (np.diff(got, axis=dim + 1) <= 0).all()
+    assert (got <= full([p])).all()
+
+
+@laws
+@given(parts(), st.integers(0, 2), st.integers(0, 2), st.integers(0, 2))
+def test_place_then_take(p, dim, before, after):
+    n = SHAPE[dim]
+    total = before + n + after
+    placed = place_part(p, dim, before, n, total)
+    shape = (*SHAPE[:dim], total, *SHAPE[dim + 1 :])
+    got = full([placed], shape)
+    same(got.take(np.arange(before, before + n), dim + 1), full([p]))
+    assert (got.take(np.r_[0:before, before + n : total], dim + 1) == EMPTY).all()
+
+
+# ------------------------------------------------------------------------------------------------------------- spans
+
+
+@laws
+@given(parts(), st.integers(0, 2), st.data())
+def test_a_span_is_its_array(p, dim, data):
+    """Under every operation a part with a span and the same part written out give the same."""
+    if p.span is None:
+        return
+    out = expand_span(p, SHAPE[p.span.dim])
+    same(full([p]), full([out]))
+    n = SHAPE[dim]
+    index = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=5)))
+    order = data.draw(st.permutations(range(3)))
+    k = data.draw(st.integers(1, n))
+    new = data.draw(st.sampled_from([(24,), (12, 2), (3, 8), (3, 1, 4, 2)]))
+    grown = tuple(n + 3 if d == dim else s for d, s in enumerate(SHAPE))
+    cases = [
+        (lambda q: take_part(q, dim, n, index), (*SHAPE[:dim], len(index), *SHAPE[dim + 1 :])),
+        (lambda q: permute_part(q, order), tuple(SHAPE[d] for d in order)),
+        (lambda q: reshape_part(q, SHAPE, new), new),
+        (lambda q: window_part(q, dim, n, n - k + 1, k, 1, 0, 1, ONE), (*SHAPE[:dim], n - k + 1, *SHAPE[dim + 1 :])),
+        (lambda q: prefix_part(q, dim, n), SHAPE),
+        (lambda q: place_part(q, dim, 1, n, n + 3), grown),
+        (lambda q: pad_part(q, dim, n, 1, 2, "replicate", ONE), grown),
+        (lambda q: pad_part(q, dim, n, 1, 2, "constant", ONE), grown),
+        (lambda q: spread(q, dim, n), SHAPE),
+        (lambda q: renumber_part(q, {0: 0, 1: 2, 2: 3}), (3, 1, 4, 2)),
+        (lambda q: reduce_part(q, frozenset((dim,))), SHAPE),
+    ]
+    for i, (move, shape) in enumerate(cases):
+        a, b = full([move(p)], shape), full([move(out)], shape)
+        rows = slice(None) if i not in (3, 6, 7) else slice(0, 2)  # beyond the ends only the exact rows are defined
+        np.testing.assert_array_equal(a[rows], b[rows], err_msg=f"operation {i}")
+
+
+# ------------------------------------------------------------------------------------------------------------ writes
+
+
+@laws
+@given(st.lists(parts(), min_size=1, max_size=2), st.data())
+def test_write_box(kept, data):
+    """What was written can be read there; the rest is what it was."""
+    box = []
+    for dim in data.draw(st.sets(st.integers(0, 2), min_size=1)):
+        some = data.draw(st.sets(st.integers(0, SHAPE[dim] - 1), min_size=1))
+        box.append((dim, np.array(sorted(some))))
+    size = tuple(len(dict(box)[d]) if d in dict(box) else n for d, n in enumerate(SHAPE))
+    written = data.draw(parts(size))
+    old, new = Field((AxisField(tuple(kept)),)), Field((AxisField((written,)),))
+    where = np.ix_(range(4), *(dict(box).get(d, np.arange(n)) for d, n in enumerate(SHAPE)))
+    expected = full(kept).copy()
+    expected[where] = full([written], size)
+    same(hull(write_box(old, new, SHAPE, box)), expected)
+    expected[where] = EMPTY
+    cleared = hull(write_box(old, None, SHAPE, box))
+    same(cleared, expected)

@@ -1,0 +1,328 @@
+"""Level 2 never changes a result: every shortcut answers as level 1 does, or declines, in every memory layout."""
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import rfcalc
+from rfcalc.report import SHORTCUTS
+from rfcalc.shortcut import broadcast_shape
+
+N = 8  # every dim of the map, so that any permutation of it still fits the weights
+W = {n: torch.ones(N, N, *(3,) * n) for n in (1, 2, 3)}
+ONE = torch.ones(N)
+RANK = dict.fromkeys("conv1d max_pool1d avg_pool1d adaptive_avg_pool1d dropout1d".split(), 1)
+RANK |= dict.fromkeys("conv3d max_pool3d avg_pool3d adaptive_avg_pool3d dropout3d".split(), 3)
+LAYOUTS = {
+    "contiguous": lambda y: y,
+    "channels_last": lambda y: y.movedim(1, -1).contiguous().movedim(-1, 1),
+    "permuted": lambda y: y.transpose(1, 2),
+    "strided": lambda y: torch.cat([y, y], -1)[..., ::2],
+}
+
+
+def pools(f, y):
+    yield f(y, 2)
+    yield f(y, 3, 2, 1)
+    yield f(y, 3, stride=1, padding=1)
+    yield f(y, 3, 2, ceil_mode=True)
+    yield f(y, (2,) * (y.dim() - 2))
+
+
+def max_pools(f, y):
+    yield from pools(f, y)
+    yield f(y, 3, 1, 0, 2)
+    if getattr(torch, f.__name__, None) is not f:
+        yield f(y, 2, return_indices=True)
+
+
+def convs(f, y):
+    n = y.dim() - 2
+    w = W[n]
+    yield f(y, w)
+    yield f(y, w, ONE, 2, 1)
+    yield f(y, w, padding="same", dilation=2)
+    yield f(y, w, padding="valid")
+    yield f(y, w[:, :1], groups=N)
+    yield f(y, w[:, : N // 2], stride=(2,) * n, padding=(1,) * n, groups=2)
+    yield f(y, y[0, :, None].expand(N, N, *y.shape[2:])[(..., *(slice(0, 3),) * n)])  # a weight the input reaches
+    yield f(y[0], w)
+
+
+def adaptive_pools(f, y):
+    n = y.dim() - 2
+    yield f(y, 1)
+    yield f(y, 3)
+    yield f(y, (5,) * n)
+    if n > 1:
+        yield f(y, (None,) + (4,) * (n - 1))
+
+
+def dropouts(f, y):
+    yield f(y, 0.5, False)
+    yield f(y, 0.5, True) if f is torch.dropout else f(y, training=True)
+    if f is not torch.dropout:
+        yield f(y, 0.1, training=False, inplace=True)
+
+
+def unary(f, y):
+    yield f(y)
+    name = f.__name__
+    if getattr(F, name, None) is f and name in ("relu", "relu6", "leaky_relu", "elu", "silu", "mish", "hardswish"):
+        yield f(y, inplace=True) + y
+    if name in ("leaky_relu", "elu", "celu"):
+        yield f(y, 0.3)
+    if name == "hardtanh":
+        yield f(y, -2.0, 2.0)
+    if name == "gelu":
+        yield f(y, approximate="tanh")
+    if name in ("abs", "neg", "square") and f is getattr(torch, name):
+        yield f(torch.ones_like(y, dtype=torch.long)) + y
+        yield torch.add(y, f(y, out=torch.empty_like(y)))
+
+
+def inside(f, y):
+    half = y[..., : N // 2]
+    yield f(half)
+    yield y
+
+
+def operands(y):
+    yield 3.0
+    yield 2
+    yield y
+    yield y.flip(-1)
+    yield y[:, :1]
+    yield y.new_ones(N, 1, 1)
+    yield y.mean((2, 3), keepdim=True)
+    yield y.double()
+
+
+def binary(f, y):
+    for b in operands(y):
+        yield f(y, b)
+    if f in (torch.add, torch.sub, Tensor.add, Tensor.sub):
+        yield f(y, y, alpha=2)
+    if f in (torch.div, Tensor.div):
+        yield f(y, 2, rounding_mode="floor")
+    if f is torch.mul:
+        yield f(y[:, :1], y)
+        yield f(y > 0, y)
+        yield f(y.new_tensor(2.0), y)
+
+
+def inplace(f, y):
+    for b in operands(y):
+        z = y.clone() if b is not y else y * 1
+        f(z[..., 1:], b if not isinstance(b, Tensor) else b[..., 1:] if b.shape[-1] == N else b)
+        yield z
+
+
+def norms(f, y):
+    yield f(y, torch.zeros(N), ONE)
+    yield f(y, torch.zeros(N), ONE, ONE, ONE, False)
+    yield f(y, None, None, training=True)
+
+
+def layer_norms(f, y):
+    yield f(y, (N,))
+    yield f(y, (N, N), weight=torch.ones(N, N))
+
+
+def group_norms(f, y):
+    yield f(y, 1)
+    yield f(y, 4, ONE, ONE)
+
+
+def linears(f, y):
+    yield f(y, torch.ones(5, N))
+    yield f(y, torch.ones(5, N), torch.ones(5))
+    yield f(y, y[0, 0])
+    yield f(y, ONE)
+    yield f(y.double(), torch.ones(5, N, dtype=torch.double))
+
+
+def matmuls(f, y):
+    b = f in (torch.bmm, Tensor.bmm)
+    y = y[0] if b else y
+    yield f(y, y)
+    yield f(y, y.transpose(-1, -2))
+    yield f(y, torch.ones(N, N, 3) if b else torch.ones(N, 3))
+    if not b:
+        yield f(y, ONE)
+        yield f(y, y[0])
+        yield f(torch.ones(4, N), y)
+
+
+def softmaxes(f, y):
+    yield f(y, 1)
+    yield f(y, dim=-1)
+    yield f(y, dim=2, dtype=torch.float64)
+
+
+def attentions(f, y):
+    yield f(y, y, y)
+    yield f(y, y, y, is_causal=True)
+    yield f(y, y.flip(-2), y, torch.ones(N, N, dtype=torch.bool).tril())
+    yield f(y[0], y[0], y[0])
+    yield f(y[..., :4, :], y, y, scale=0.5)
+    yield f(y, y, y, y)
+
+
+def multi_heads(f, y):
+    x = y[0]
+    plain = nn.MultiheadAttention(N, 2).eval()
+    yield plain(x, x, x, need_weights=False)[0]
+    yield plain(x, x, x)[0]
+    yield plain(x, x.flip(0), x, need_weights=False)[0]
+    yield plain(x, x, x, need_weights=False, attn_mask=torch.ones(N, N).triu(1).bool(), is_causal=True)[0]
+    yield plain(x, x, x, need_weights=False, key_padding_mask=torch.zeros(N, N).bool())[0]
+    yield nn.MultiheadAttention(N, 2, batch_first=True, bias=False).eval()(x, x, x, need_weights=False)[0]
+    yield nn.MultiheadAttention(N, 2, add_zero_attn=True, add_bias_kv=True).eval()(x, x, x, need_weights=False)[0]
+
+
+VIEWS = {
+    "flatten": [(), (1,), (2, 3), (0, -2)],
+    "view": [(1, N * N, N), ((N, -1),), (torch.int32,)],
+    "reshape": [((1, N * N, N),), ((N, 4, -1),), ((-1,),)],
+    "permute": [((0, 2, 3, 1),), ((0, 1, -1, -2),)],
+    "transpose": [(1, 2), (-1, -2)],
+    "unsqueeze": [(0,), (-1,)],
+    "squeeze": [(), (0,), (1,)],
+}
+
+
+def views(f, y):
+    for args in VIEWS[f.__name__]:
+        try:
+            z = f(y, *args)
+        except RuntimeError:  # a view of a layout that has none
+            continue
+        if z.is_floating_point():
+            z[..., :1] += 1
+        yield z
+        yield y  # what was written through the view
+
+
+def cats(f, y):
+    yield f([y, y], 1)
+    yield f((y, y.flip(-1)), dim=-1)
+    yield f([y, y.new_zeros(1, N, N, 3)], -1)
+    yield f([y, y.double()], 1)
+    yield f([y.mean((2, 3)), y[:, 0, 0]], 1)
+    yield f([y])
+
+
+def merges(f, y):
+    yield f(y)
+    yield f(y, 1)
+    yield f(y, (2, 3))
+    yield f(y, [-1], keepdim=True)
+    yield f(y, -2, True)
+    yield f(y, 1, dtype=torch.float64)
+    yield f(y, dim=()) if f is torch.mean else f(y, dim=0)
+
+
+CASES = {
+    "_unary": unary,
+    "_inside": inside,
+    "dropout": dropouts,
+    "conv": convs,
+    "max_pool": max_pools,
+    "avg_pool": pools,
+    "adaptive_pool": adaptive_pools,
+    "batch_norm": norms,
+    "layer_norm": layer_norms,
+    "group_norm": group_norms,
+    "linear": linears,
+    "matmul": matmuls,
+    "softmax": softmaxes,
+    "sdpa": attentions,
+    "self_attention": multi_heads,
+    "run_view": views,
+    "cat": cats,
+    "merged": merges,
+}
+
+
+def builder_of(f):
+    """The args builder of a registered function."""
+    family = SHORTCUTS[f].__name__
+    if family != "run_binary":
+        return CASES[family]
+    return inplace if f.__name__.startswith("__i") or (f.__name__.endswith("_") and f.__name__[0] != "_") else binary
+
+
+class Calls(nn.Module):
+    """Calls one function in all its forms on a map of one layout, and notes the layouts of what came out."""
+
+    def __init__(self, f, layout):
+        super().__init__()
+        self.f, self.layout = f, LAYOUTS[layout]
+
+    def forward(self, x):
+        rank = RANK.get(self.f.__name__, 2)
+        x = getattr(F, f"max_pool{rank}d")(x, 2, 1, 0)  # the positions differ in what they see
+        seen.clear()
+        outs = []
+        for z in builder_of(self.f)(self.f, self.layout(x)):
+            for t in z if isinstance(z, tuple) else (z,):
+                seen.append((tuple(t.shape), t.stride(), t.dtype))
+                outs.append(t)
+        return outs
+
+
+seen = []
+
+
+def identity_of(f):
+    return f"{getattr(f, '__module__', None) or 'Tensor'}.{f.__name__}"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("f", list(SHORTCUTS), ids=identity_of)
+def test_levels_agree(f, layout):
+    size = (N,) + (N + 1,) * RANK.get(f.__name__, 2)
+    reports, layouts = [], []
+    for level in (1, 2):
+        reports.append(rfcalc.analyze(Calls(f, layout), size, level=level).to_dict())
+        layouts.append(list(seen))
+    assert reports[0]["output_shapes"], "no case of this function ran"
+    assert reports[0]["rows"] == reports[1]["rows"]
+    assert reports[0] == reports[1]
+    if layout == "contiguous":
+        assert layouts[0] == layouts[1]  # a view taken later must succeed or fail alike
+
+
+def test_every_family_answers_something(monkeypatch):
+    """Not every key is seen: `x + y` reaches torch as `Tensor.add`, F.sigmoid as a method."""
+    answered = set()
+
+    def noting(f, short):
+        @functools.wraps(short)
+        def call(*args, **kwargs):
+            out = short(*args, **kwargs)
+            answered.update({builder_of(f)} if out is not NotImplemented else ())
+            return out
+
+        return call
+
+    for f, short in list(SHORTCUTS.items()):
+        monkeypatch.setitem(SHORTCUTS, f, noting(f, short))
+    for f in SHORTCUTS:
+        rfcalc.analyze(Calls(f, "contiguous"), (N,) + (N + 1,) * RANK.get(f.__name__, 2))
+    assert answered == {*CASES.values(), binary, inplace}
+
+
+def test_broadcast_shape_is_torchs():
+    shapes = [(), (1,), (3,), (4, 1), (1, 3), (4, 3), (2, 1, 3), (2,)]
+    for a in shapes:
+        for b in shapes:
+            try:
+                known = tuple(torch.broadcast_shapes(a, b))
+            except RuntimeError:
+                known = None
+            assert broadcast_shape(a, b) == known

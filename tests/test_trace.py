@@ -1,0 +1,547 @@
+"""The run: the user's model is left as it was, any forward is followed, and what is not known is said."""
+
+import collections
+import copy
+import dataclasses
+import functools
+import random
+import typing
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
+
+import rfcalc
+
+both_levels = pytest.mark.parametrize("level", [1, 2])
+IMAGE = (1, 8, 8)
+
+
+class Fn(nn.Module):
+    """A function as a model, with submodules by name."""
+
+    def __init__(self, f, **parts):
+        super().__init__()
+        self.f = f
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *args, **kwargs):
+        return self.f(self, *args, **kwargs)
+
+
+def conv(channels=1, k=3, **kwargs):
+    return nn.Conv2d(channels, channels, k, padding=k // 2, **kwargs)
+
+
+# ------------------------------------------------------------------------------------------ the model afterwards
+
+
+class Messy(nn.Module):
+    """A forward that changes everything a forward can change."""
+
+    def __init__(self, fails):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout()
+        self.register_buffer("counted", torch.zeros(3))
+        self.register_buffer("replaced", torch.arange(4.0))
+        self.register_buffer("late", None)
+        self.fails, self.calls, self.log, self.seen = fails, 0, [1], {"a": 1}
+        self.plain = torch.zeros(2)
+
+    def forward(self, x):
+        self.calls += 1
+        self.log.append("forward")
+        self.seen["b"] = 2
+        self.counted += 1
+        self.counted[0].mul_(5)
+        self.plain.add_(3)
+        self.replaced = torch.ones(4)
+        self.late = x.mean()
+        self.new = x
+        self.conv.mark = "left here"
+        self.conv.register_forward_hook(lambda *_: None)
+        self.drop.register_forward_pre_hook(lambda *_: None)
+        self.norm.train()
+        random.random(), np.random.rand(), torch.rand(1)
+        x = self.norm.eval()(self.conv(x))
+        if self.fails:
+            raise RuntimeError("told to")
+        return self.drop(x) + torch.randn(2, 1, 1)
+
+
+def state_of(model):
+    """Everything of a model that must stay, by identity and by value."""
+    modules, tensors = {}, {}
+    for path, m in model.named_modules():
+        d = dict(m.__dict__)
+        modules[path] = {k: (id(v), copy.copy(v) if isinstance(v, list | dict) else None) for k, v in d.items()}
+        for kind in ("_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "_modules"):
+            modules[path][kind] = [(k, id(v)) for k, v in d[kind].items()]
+        for k, t in [*d["_parameters"].items(), *d["_buffers"].items(), *d.items()]:
+            if isinstance(t, Tensor):
+                values = None if t.is_meta else t.detach().clone().tolist()
+                tensors[path, k] = (id(t), t.dtype, t.device, t.requires_grad, t.grad is None, values, dict(t.__dict__))
+    return modules, tensors
+
+
+def random_states():
+    name, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().tolist(), random.getstate(), (name, keys.tolist(), *rest)
+
+
+@both_levels
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("kind", ["float", "half", "meta"])
+def test_the_model_is_left_as_it_was(kind, fails, level):
+    model = Messy(fails)
+    if kind == "half":
+        model.half()
+    if kind == "meta":
+        model.to("meta")
+    model.train()
+    model.norm.eval()  # mixed flags
+    fired = []
+    model.conv.register_forward_hook(lambda *_: fired.append("after"))
+    model.conv.register_forward_pre_hook(lambda *_: fired.append("before"))
+    before, randoms, grad = state_of(model), random_states(), torch.is_grad_enabled()
+    if fails:
+        with pytest.raises(rfcalc.ForwardError, match="told to"):
+            rfcalc.analyze(model, IMAGE, level=level)
+    else:
+        report = rfcalc.analyze(model, IMAGE, level=level)
+        assert report.params == sum(p.numel() for p in model.parameters())
+    after = state_of(model)
+    assert after[0] == before[0]
+    assert str(after[1]) == str(before[1])
+    assert random_states() == randoms
+    assert torch.is_grad_enabled() == grad
+    assert fired[:2] == ["before", "after"]
+    assert [m.training for m in (model, model.conv, model.norm, model.drop)] == [True, True, False, True]
+    assert not any("_call_impl" in m.__dict__ for m in model.modules())
+    assert not hasattr(model, "new")
+    assert not hasattr(model.conv, "mark")
+
+
+def test_the_model_trains_as_before():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(72, 2))
+    twin = copy.deepcopy(model)
+    rfcalc.analyze(model, IMAGE)
+    for net in (model, twin):
+        torch.manual_seed(1)
+        net(torch.ones(2, 1, 8, 8)).sum().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+    assert torch.equal(model[1].running_mean, twin[1].running_mean)
+    assert model.state_dict().keys() == twin.state_dict().keys()
+
+
+def test_containers_hung_on_torchs_own_modules_stay():
+    net = nn.Sequential(nn.Conv2d(1, 1, 3))
+    net[0].taps, net.cache = [], {}
+    net[0].register_forward_hook(lambda m, args, out: m.taps.append(out))
+    net.register_forward_hook(lambda m, args, out: m.cache.update(last=out))
+    rfcalc.analyze(net, IMAGE)
+    assert (net[0].taps, net.cache) == ([], {})
+
+
+def test_inputs_given_as_tensors_stay():
+    x = torch.zeros(1, 1, 8, 8)
+    rfcalc.analyze(Fn(lambda m, x: x.add_(1)), x)
+    assert x.sum() == 0
+    assert not x.__dict__
+
+
+def test_hooks_that_change_the_result_count():
+    net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU())
+    net[0].register_forward_hook(lambda m, args, out: F.max_pool2d(out, 2))
+    net[1].register_forward_pre_hook(lambda m, args: (F.avg_pool2d(args[0], 3),))
+    assert rfcalc.analyze(net, IMAGE).rf_output == (8, 8)
+
+
+# ----------------------------------------------------------------------------------------------- modules and paths
+
+
+@both_levels
+def test_shared_modules(level):
+    shared = conv()
+    net = Fn(lambda m, x: m.b(m.a(m.a(x))), a=shared, b=shared)
+    report = rfcalc.analyze(net, IMAGE, level=level)
+    assert [r.name for r in report.rows] == ["a", "a#2", "a#3"]
+    assert [r.params for r in report.rows] == [10, 0, 0]
+    assert [r.r_out[0] for r in report.rows] == [3, 5, 7]
+    assert report.params == 10
+
+
+@both_levels
+def test_tied_weights(level):
+    net = nn.Sequential(conv(), nn.ReLU(), conv())
+    net[2].weight = net[0].weight
+    report = rfcalc.analyze(net, IMAGE, level=level)
+    assert [r.params for r in report.rows] == [10, 0, 1]
+    assert report.params == sum(p.numel() for p in net.parameters()) == 11
+
+
+@both_levels
+def test_functional_calls_and_parameters_of_their_own(level):
+    def forward(m, x):
+        x = F.conv2d(x, m.weight, padding=1)
+        return F.max_pool2d(F.relu(x), 2) * m.scale
+
+    net = Fn(forward, weight=nn.Parameter(torch.ones(2, 1, 3, 3)), scale=nn.Parameter(torch.ones(1)))
+    report = rfcalc.analyze(net, IMAGE, level=level)
+    assert [r.name.removesuffix("_with_indices") for r in report.rows] == ["conv2d", "relu", "max_pool2d", "mul"]
+    assert report.rf_output == (4, 4)
+    assert sum(r.params for r in report.rows) == report.params == 19
+    assert report.unreached == ()
+
+
+def test_nested_containers_have_dotted_paths():
+    blocks = nn.ModuleList([nn.Sequential(conv(), nn.ReLU()) for _ in range(2)])
+    heads = nn.ModuleDict({"left": conv(k=1), "right": conv(k=5)})
+
+    def forward(m, x):
+        for block in m.blocks:
+            x = x + block(x)
+        return {k: head(x) for k, head in m.heads.items()}
+
+    report = rfcalc.analyze(Fn(forward, blocks=blocks, heads=heads), IMAGE)
+    names = "blocks.0.0 blocks.0.1 add blocks.1.0 blocks.1.1 add#2 heads.left heads.right"
+    assert " ".join(r.name for r in report.rows) == names
+    assert report.row("heads.right").r_out == (9, 9)
+
+
+@both_levels
+def test_unreached_parameters_are_listed(level):
+    net = Fn(
+        lambda m, x: m.used(x),
+        used=conv(),
+        spare=nn.Sequential(nn.Linear(3, 2), conv()),
+        own=nn.Parameter(torch.ones(4)),
+    )
+    report = rfcalc.analyze(net, IMAGE, level=level)
+    assert sorted(report.unreached) == [("", 4), ("spare.0", 8), ("spare.1", 10)]
+    assert report.params == 32
+    assert sum(r.params for r in report.rows) == 10
+
+
+# ----------------------------------------------------------------------------------------------- inputs and outputs
+
+
+@dataclasses.dataclass
+class Data:
+    image: typing.Any
+    name: str = "kept"
+
+
+class Named(typing.NamedTuple):
+    image: typing.Any
+    other: typing.Any
+
+
+INPUTS = {
+    "plain": (IMAGE, lambda m, x: x),
+    "two": ((IMAGE, (1, 6)), lambda m, x, y: x + y.mean()),
+    "list": ([IMAGE, IMAGE], lambda m, x, y: x + y),
+    "keywords": ({"y": IMAGE, "x": (1, 6)}, lambda m, *, x, y: y + x.mean()),
+    "dataclass": (Data(IMAGE), lambda m, d: d.image if d.name == "kept" else None),
+    "named": (Named(IMAGE, IMAGE), lambda m, x, y: x + y),
+    "nested": (([IMAGE, {"k": IMAGE}],), lambda m, x: x[0] + x[1]["k"]),
+    "tensor": (torch.zeros(1, *IMAGE), lambda m, x: x),
+    "size": (torch.Size(IMAGE), lambda m, x: x),
+}
+
+
+@both_levels
+@pytest.mark.parametrize("case", INPUTS)
+def test_inputs(case, level):
+    shape, pick = INPUTS[case]
+    report = rfcalc.analyze(Fn(lambda m, *a, **k: m.conv(pick(m, *a, **k)), conv=conv()), shape, level=level)
+    assert report.output_shapes == ((1, 1, 8, 8),)
+    assert IMAGE in report.input_shapes
+    assert max(report.row("conv").r_out) >= 3
+    assert len({a.input for a in report.axes}) == len(report.input_shapes)
+
+
+def test_each_input_has_its_own_axes():
+    net = Fn(lambda m, a, b: (m.conv(a), m.line(b)), conv=conv(), line=nn.Conv1d(2, 2, 5))
+    report = rfcalc.analyze(net, (IMAGE, (2, 20)))
+    assert [a.name for a in report.axes] == ["0.H", "0.W", "1.L"]
+    assert report.row("conv").r_out == (3, 3, 0)
+    assert report.row("line").r_out == (0, 0, 5)
+
+
+class Result(collections.OrderedDict):
+    """As libraries of language models return."""
+
+
+OUTPUTS = {
+    "tuple": lambda y: (y, (y, [y])),
+    "dict": lambda y: {"a": y, "b": {"c": y, "d": y}, "e": 3},
+    "dataclass": lambda y: Data((y, y, y)),
+    "named": lambda y: Named(y, (y, y)),
+    "object": lambda y: Result(a=y, b=y, c=[y]),
+    "with others": lambda y: (None, y, "text", y, 1.5, y),
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_outputs(case):
+    report = rfcalc.analyze(Fn(lambda m, x: OUTPUTS[case](m.conv(x)), conv=conv()), IMAGE)
+    assert report.output_shapes == ((1, 1, 8, 8),) * 3
+    assert report.rf_output == (3, 3)
+
+
+# ----------------------------------------------------------------------------------------- what wraps a module
+
+
+@both_levels
+def test_lazy_modules(level):
+    net = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(5))
+    report = rfcalc.analyze(net, (2, 8, 8), level=level)
+    assert report.params == 2 * 4 * 9 + 4 + 8 + 4 * 36 * 5 + 5
+    assert report.output_shapes == ((1, 5),)
+    assert any("lazy" in note for note in report.notes)
+    assert isinstance(net[0].weight, nn.parameter.UninitializedParameter)  # still lazy
+    assert net(torch.ones(1, 3, 9, 9)).shape == (1, 5)
+
+
+@both_levels
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoint(reentrant, level):
+    net = Fn(
+        lambda m, x: checkpoint(m.block, x, use_reentrant=reentrant), block=nn.Sequential(conv(), nn.ReLU(), conv())
+    )
+    report = rfcalc.analyze(net, IMAGE, level=level)
+    assert [r.name for r in report.rows if r.params] == ["block.0", "block.2"]
+    assert report.rf_output == (5, 5)
+    assert report.approximate_ops == ()
+
+
+def old_weight_norm(module):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.utils.weight_norm(module)
+
+
+WRAPPED = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "old weight_norm": old_weight_norm,
+    "old spectral_norm": nn.utils.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+}
+
+
+@both_levels
+@pytest.mark.parametrize("case", WRAPPED)
+def test_parametrizations(case, level):
+    net = nn.Sequential(WRAPPED[case](nn.Conv2d(2, 4, 3)), nn.ReLU())
+    report = rfcalc.analyze(net, (2, 8, 8), level=level)
+    assert report.rf_output == (3, 3)
+    assert report.params == sum(p.numel() for p in net.parameters())
+    assert report.params == sum(r.params for r in report.rows)
+    assert report.approximate_ops == ()
+    if case in ("weight_norm", "spectral_norm", "old weight_norm"):
+        assert report.rows[0].name == "0"
+        assert report.rows[0].op == "Conv2d"
+        assert report.rows[0].kernel == (3, 3)
+
+
+class Scripted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 5, padding=2)
+
+    def forward(self, x):
+        if x.shape[1] == 1:
+            x = torch.relu(self.conv(x))
+        return x[:, :, 1:] + x[:, :, :-1]
+
+
+@both_levels
+def test_scripted_code_is_seen(level):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(Scripted())
+    net = nn.Sequential(conv(), scripted, conv())
+    plain = rfcalc.analyze(nn.Sequential(conv(), Scripted(), conv()), IMAGE, level=level)
+    report = rfcalc.analyze(net, IMAGE, level=level)
+    assert report.rf_output == plain.rf_output == (10, 9)
+    assert report.params == plain.params
+    assert report.macs == plain.macs
+    assert report.approximate_ops == ()
+
+
+# ------------------------------------------------------------------------------------------- forwards that need values
+
+
+def with_item(m, x):
+    return m.conv(x) * x.mean().item()
+
+
+def with_branch(m, x):
+    return m.conv(x) if x.sum() > -1e9 else x
+
+
+def with_nonzero(m, x):
+    y = m.conv(x)
+    return y[:, :, : len(x.flatten().nonzero()) // 100 + 8]
+
+
+def with_mask(m, x):
+    y = m.conv(x)
+    return y[y > -1e9].sum() + y
+
+
+def with_nms(m, x):
+    ops = pytest.importorskip("torchvision.ops")
+    y = m.conv(x)
+    boxes = torch.tensor([[0.0, 0, 4, 4], [4, 4, 8, 8]])
+    return y[0, 0, ops.nms(boxes, y[0, 0, 0, :2], 0.5)]
+
+
+@both_levels
+@pytest.mark.parametrize("forward", [with_item, with_branch, with_nonzero, with_mask, with_nms])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_values_come_from_a_run_on_cpu(forward, device, level):
+    net = Fn(forward, conv=conv()).to(device)
+    report = rfcalc.analyze(net, IMAGE, level=level)
+    assert any("run on CPU tensors, because the forward needs values" in note for note in report.notes)
+    assert report.row("conv").r_out == (3, 3)
+    assert report.params == 10
+    assert all(p.device.type == device for p in net.parameters())
+
+
+def test_plain_forwards_need_no_values():
+    assert rfcalc.analyze(conv(), IMAGE).notes == ()
+
+
+def test_rebuild_is_asked_for_weights():
+    made = []
+
+    def rebuild():
+        made.append(Fn(with_item, conv=conv()))
+        return made[-1]
+
+    report = rfcalc.analyze(Fn(with_item, conv=conv()).to("meta"), IMAGE, rebuild=rebuild)
+    assert len(made) == 1
+    assert report.params == 10
+
+
+@both_levels
+def test_dynamically_quantized_modules(level):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            net = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(8, 4), nn.ReLU()), {nn.Linear})
+        except (RuntimeError, NotImplementedError, AttributeError) as error:
+            pytest.skip(f"no quantized engine here: {error}")
+    report = rfcalc.analyze(nn.Sequential(conv(), net), IMAGE, level=level)
+    assert any("run on CPU tensors" in note for note in report.notes)
+    assert report.output_shapes == ((1, 1, 8, 4),)
+    assert report.params == 10
+    assert report.approximate_ops == ("linear_dynamic",)
+    assert [r.exact for r in report.rows] == [True, False, False]
+    assert report.rf_output == (8, 8)
+
+
+# ----------------------------------------------------------------------------------------------------- unknown ops
+
+
+@functools.cache
+def unknown_op():
+    @torch.library.custom_op("rfcalc_tests::mystery", mutates_args=())
+    def mystery(x: Tensor) -> Tensor:
+        return x.clone()
+
+    mystery.register_fake(torch.empty_like)
+    return mystery
+
+
+@both_levels
+def test_an_unknown_op_is_conservative_and_named(level):
+    net = Fn(lambda m, x: m.b(unknown_op()(m.a(x))), a=conv(), b=conv())
+    report = rfcalc.analyze(net, IMAGE, level=level)
+    a, strange, b = report.rows
+    assert (a.exact, strange.exact, b.exact) == (True, False, False)
+    assert len(report.approximate_ops) == 1
+    assert "mystery" in report.approximate_ops[0]
+    assert strange.r_out == b.r_out == (8, 8)
+    assert [r.exact for r in report.region(strange.name, (0, 0))] == [(0, 7), (0, 7)]
+
+
+def test_an_unknown_op_beside_the_path_changes_nothing_else():
+    net = Fn(lambda m, x: (m.a(x), unknown_op()(x)), a=conv())
+    report = rfcalc.analyze(net, IMAGE)
+    assert report.row("a").exact
+    assert report.rf_output == (3, 3)
+    assert len(report.approximate_ops) == 1
+
+
+# ----------------------------------------------------------------------------------------------------- writes
+
+
+def through_a_slice(m, x):
+    y = x.clone()
+    y[:, :, 1:] += x[:, :, :-1]
+    return y
+
+
+def through_views_of_views(m, x):
+    y = x.clone()
+    y.permute(0, 1, 3, 2).flatten(0, 1)[:, :, 1:].add_(x.transpose(2, 3)[0, :, :, :-1])
+    return y
+
+
+def through_a_piece(m, x):
+    y = x.clone()
+    y.split([1, 7], 2)[1].copy_(x[:, :, :-1] + x[:, :, 1:])
+    return y
+
+
+def seen_by_an_older_view(m, x):
+    y = x.clone()
+    tail = y[:, :, 1:]
+    y[:, :, 1:].add_(x[:, :, :-1])
+    return torch.cat([y[:, :, :1], tail], 2)
+
+
+@both_levels
+@pytest.mark.parametrize("write", [through_a_slice, through_views_of_views, through_a_piece, seen_by_an_older_view])
+def test_writes_through_views(write, level):
+    report = rfcalc.analyze(Fn(write), IMAGE, level=level)
+    name = report.rows[-1].name
+    assert report.rows[-1].exact
+    if write is seen_by_an_older_view:
+        assert report.region(name, (0, 3))[0].exact == (0, 0)
+        assert report.region(name, (5, 3))[0].exact == (4, 5)
+    assert report.rf_output == (2, 1)
+    assert report.approximate_ops == ()
+
+
+def test_overwriting_forgets():
+    def forward(m, x):
+        y = m.conv(x)
+        y[:, :, :, :] = x
+        return y * 1
+
+    assert rfcalc.analyze(Fn(forward, conv=conv(k=5)), IMAGE).rf_output == (1, 1)
+
+
+def test_filled_storage_of_ones_own():
+    def forward(m, x):
+        out = torch.zeros(1, 1, 4, 8, device=x.device)
+        for i in range(4):
+            out[:, :, i] = x[:, :, 2 * i]
+        return out * 1
+
+    report = rfcalc.analyze(Fn(forward), IMAGE)
+    assert [report.region("mul", (i, 3))[0].exact for i in range(4)] == [(0, 0), (2, 2), (4, 4), (6, 6)]
