@@ -715,6 +715,8 @@ def _second_try(error: BaseException, model: nn.Module) -> str | None:
     text = str(error)
     if isinstance(error, NeedsValuesError):
         return text
+    if NeedsValuesError.__name__ in text:  # quoted by the script interpreter
+        return "scripted code asks for numbers"
     if "argument #1 'indices'" in text or ("Long, Int" in text and "embedding" in text) or "used as indices" in text:
         return "integers"
     lowered = text.lower()
@@ -730,7 +732,10 @@ def _second_try(error: BaseException, model: nn.Module) -> str | None:
 def _run(tree: Tree, spec: _Inputs, shortcuts: Any, dtype: Any, device: str) -> Trace:
     try:
         return run_forward(tree, *spec.tensors(dtype, device), shortcuts)
-    except UnseenOpError:
+    except Exception as error:
+        # The script interpreter turns any error into a RuntimeError that quotes it.
+        if shortcuts is None or UnseenOpError.__name__ not in f"{type(error).__name__}: {error}":
+            raise
         return run_forward(tree, *spec.tensors(dtype, device), None)
 
 

@@ -196,29 +196,28 @@ def conv(
     shape = weight.shape
     if v.field is None or len(v.shape) != len(shape) or x.dtype is not weight.dtype or not x.is_contiguous():
         return NotImplemented
-    if not isinstance(weight, torch.nn.Parameter) and run.value(weight).field is not None:
+    if id(weight) not in run.params and run.value(weight).field is not None:
         return NotImplemented
     shape, padding = tuple(shape), tuple(padding) if isinstance(padding, list) else padding
-    name, out_shape = _conv_shape(v.shape, shape, stride, padding, dilation, groups)
+    name, out_shape, macs = _conv_shape(v.shape, shape, stride, padding, dilation, groups)
     if out_shape is None:
         return NotImplemented
     call = Call(name, (out_shape,))
-    wv = Value(shape)
-    field = RULES[name](call, v, wv, bias, stride, padding, dilation, groups)
-    run.count(WORK[name](out_shape, v, wv))
+    field = RULES[name](call, v, Value(shape), bias, stride, padding, dilation, groups)
+    run.count(macs)
     return _out(run, op, x, v, call, field)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=4096)
 def _conv_shape(
     x: Shape, weight: Shape, stride: Any, padding: Any, dilation: Any, groups: int
-) -> tuple[str, Shape | None]:  # fmt: skip
-    """The op's name and the shape of its output. Raises ValueError, worded for the user, where x does not fit."""
+) -> tuple[str, Shape | None, int]:  # fmt: skip
+    """The op's name, the shape of its output, its work. Raises ValueError where x does not fit."""
     name = f"conv{len(weight) - 2}d"
     if x[1] != weight[1] * groups:
         raise ValueError(f"expected {weight[1] * groups} input channels, found {x[1]} (input {_times(x[1:])})")
     if weight[0] % groups:
-        return name, None
+        return name, None, 0
     w = conv_window(weight, stride, padding, dilation, groups)
     sizes = []
     for n, k, s, (b, a), d in zip(x[2:], w.kernel, w.stride, w.padding, w.dilation, strict=True):
@@ -226,7 +225,8 @@ def _conv_shape(
         if n + a + b < d * (k - 1) + 1:
             wide = _times([d * (k - 1) + 1 for k, d in zip(w.kernel, w.dilation, strict=True)])
             raise ValueError(f"a window of {wide} does not fit the input of {_times(x[2:])} with its padding")
-    return name, (x[0], weight[0], *sizes)
+    out = (x[0], weight[0], *sizes)
+    return name, out, WORK[name](out, Value(x), Value(weight))
 
 
 # F.max_pool2d is a choice between two functions; which of the three torch reports depends on its version.
@@ -355,7 +355,7 @@ def linear(run: Run, op: Any, x: Any, weight: Any, bias: Any = None) -> Any:
         raise ValueError(
             f"expected {weight.shape[1]} input features, found {v.shape[-1]} (input {_times(v.shape[1:])})"
         )
-    if not isinstance(weight, torch.nn.Parameter) and run.value(weight).field is not None:
+    if id(weight) not in run.params and run.value(weight).field is not None:
         return NotImplemented
     call = Call("linear", ((*v.shape[:-1], weight.shape[0]),))
     wv = Value(tuple(weight.shape))

@@ -563,7 +563,10 @@ class Run(TorchFunctionMode):
             result = short(self, op, *args, **kwargs)
             if result is not NotImplemented:
                 params = self.params
-                for a in (*args, *kwargs.values()):
+                for a in args:
+                    if id(a) in params:
+                        self._use(id(a))
+                for a in kwargs.values():
                     if id(a) in params:
                         self._use(id(a))
                 self.record(func, op, result)
@@ -714,12 +717,16 @@ _TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pr
 @contextmanager
 def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Evaluation mode inside; afterwards every attribute, buffer, hook and random state is what it was."""
-    snapshots = []
+    snapshots: list[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, Any]]]] = []
+    scripted = [(m, m.training) for m in modules if isinstance(m, torch.jit.ScriptModule)]
+    for script, _ in scripted:
+        script.eval()
     for m in modules:
+        if isinstance(m, torch.jit.ScriptModule):
+            continue  # its attributes live in C++
         d = m.__dict__
         tables = [(d[k], d[k].copy()) for k in _TABLES if d[k]]
-        if not type(m).__module__.startswith("torch."):
-            tables += [(v, v.copy()) for k, v in d.items() if type(v) in _CONTAINERS and k[0] != "_"]
+        tables += [(v, v.copy()) for k, v in d.items() if type(v) in _CONTAINERS and k[0] != "_"]
         snapshots.append((d, d.copy(), tables))
         d["training"] = False
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
@@ -734,6 +741,8 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
                 if d[k] and not any(d[k] is table for table, _ in tables):
                     d[k].clear()
             _put_back(d, old)
+        for script, training in scripted:
+            script.train(training)
         torch.set_rng_state(torch_state)
         random.setstate(python_state)
         np.random.set_state(numpy_state)

@@ -1715,3 +1715,5 @@ fn(
     LINE,
 )
 fn("group_norm channels", lambda x, norm: norm(x.transpose(1, 3)), (2, 5, 4), norm=lambda: nn.GroupNorm(2, 4))
+fn("grouped over channels", lambda x, m: m(x.transpose(1, 3)), (2, 5, 6), m=lambda: nn.Conv2d(6, 4, 1, groups=2))
+fn("pixel_shuffle both", lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 2), 2)[:, :, 1:], (1, 6, 8))

@@ -112,11 +112,13 @@ def _column(v: Value) -> Value:
     return Value((*v.shape, 1), v.field)
 
 
-@rule("linear")
-def linear(call: Call, x: Value, weight: Value, bias: Any = None) -> Result:
-    """Merge over the last dim."""
+@rule("linear", "linear_dynamic")
+def linear(call: Call, x: Value, weight: Any, *bias: Any) -> Result:
+    """Merge over the last dim. Quantized layers give their weights packed, as an object of its own."""
+    if not isinstance(weight, Value):
+        weight = Value(())
     if weight.field is not None or x.field is None:
-        return everywhere(call, x, weight, bias)
+        return everywhere(call, x, weight, *bias)
     return reduce(x.field, (len(x.shape) - 1,)).unmasked()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..field import Field, Mask, blank, drop_dims, join, mix, normalise, reduce
+import numpy as np
+
+from ..field import AxisField, Field, Mask, Part, blank, drop_dims, join, mix, normalise, reduce
 from .registry import RULES, Call, Result, Value, Window, dim_of, dims_of, everywhere, pointwise, rule
 from .window import group_channels
 
@@ -104,14 +106,18 @@ def _group_stats(x: Value, groups: int) -> Field:
     def statistics(f: Field) -> Field:
         return group_channels(reduce(f, space), 1, channels, channels, groups)
 
-    # Channels inside a group are mixed only if the field varies over channels (after a concatenation).
+    # Statistics that say nothing new are left out: a part that does not vary over space or inside a group.
     stats = statistics(field)
     axes = []
     for a, s in zip(field.axes, stats.axes, strict=True):
-        extra = tuple(p._replace(local=False) for p in s.parts)
-        moved = {p.dims for p in a.parts} != {p.dims for p in s.parts}
-        axes.append(type(a)((*a.parts, *extra), a.jump, a.aligned, a.mixed or moved) if moved else a)
+        extra = tuple(p._replace(local=False) for p in s.parts if not any(_same(p, q) for q in a.parts))
+        mixed = a.mixed or bool(extra)
+        axes.append(AxisField((*a.parts, *extra), a.jump, a.aligned, mixed) if extra else a)
     return Field(tuple(axes), field.approx)
+
+
+def _same(p: Part, q: Part) -> bool:
+    return p.dims == q.dims and p.span == q.span and np.array_equal(p.bounds, q.bounds)
 
 
 @rule("group_norm")

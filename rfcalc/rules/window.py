@@ -33,11 +33,11 @@ from .registry import Call, Result, Value, Window, everywhere, rule, spatial
 _ONE = Fraction(1)
 
 
-def _slide(field: Field, first: int, shape: Shape, out: Shape, w: Window) -> Field:
+Steps = tuple[tuple[int, int, int, int, int, bool], ...]
+
+
+def _slide(field: Field, first: int, shape: Shape, out: Shape, steps: Steps) -> Field:
     """Apply one window per spatial dim, starting at tensor dim `first`."""
-    steps = _steps(shape[first:], out[first:], w)
-    if not steps:
-        return field
 
     def change(a: AxisField) -> AxisField:
         parts, jump = a.parts, a.jump
@@ -58,14 +58,14 @@ def _slide(field: Field, first: int, shape: Shape, out: Shape, w: Window) -> Fie
 
 
 @lru_cache(maxsize=4096)
-def _steps(shape: Shape, out: Shape, w: Window) -> list[tuple[int, int, int, int, int, bool]]:
+def _steps(shape: Shape, out: Shape, w: Window) -> Steps:
     """The dims a window does anything along; `blanks`: some output sees padding only."""
     found = []
     for i, (k, s, (before, _), d) in enumerate(zip(w.kernel, w.stride, w.padding, w.dilation, strict=True)):
         if k == 1 and s == 1 and before == 0 and shape[i] == out[i]:
             continue
         found.append((i, k, s, before, d, window_hits(shape[i], k, s, before, d, out[i]) is not None))
-    return found
+    return tuple(found)
 
 
 def group_channels(field: Field, dim: int, channels: int, out_channels: int, groups: int) -> Field:
@@ -100,7 +100,9 @@ def _same(k: int, d: int) -> tuple[int, int]:
 
 def conv_window(weight: Shape, stride: Any, padding: Any, dilation: Any, groups: int) -> Window:
     """The geometry of a convolution from its arguments as torch takes them."""
-    return _conv_window(weight, *(tuple(v) if isinstance(v, list) else v for v in (stride, padding, dilation)), groups)
+    if type(stride) is list or type(padding) is list or type(dilation) is list:
+        stride, padding, dilation = (tuple(v) if isinstance(v, list) else v for v in (stride, padding, dilation))
+    return _conv_window(weight, stride, padding, dilation, groups)
 
 
 @lru_cache(maxsize=4096)
@@ -131,10 +133,16 @@ def conv(
     w = call.window = conv_window(weight.shape, stride, padding, dilation, groups)
     if x.field is None:
         return everywhere(call, weight)  # input-dependent weights: any tap may matter
-    dim = _channel_dim(x.shape, len(w.kernel))
-    field = group_channels(x.field, dim, x.shape[dim], weight.shape[0], groups)
-    field = _slide(field, dim + 1, x.shape, call.out[0], w)
-    return _dynamic(call, field, weight)
+    field = convolved(x.field, x.shape, call.out[0], w)
+    return field if weight.field is None else _dynamic(call, field, weight)
+
+
+def convolved(field: Field, shape: Shape, out: Shape, w: Window) -> Field:
+    """Mix the channels of each group, then slide the window along space."""
+    dim = _channel_dim(shape, len(w.kernel))
+    field = group_channels(field, dim, shape[dim], out[dim], w.groups)
+    steps = _steps(shape[dim + 1 :], out[dim + 1 :], w)
+    return _slide(field, dim + 1, shape, out, steps) if steps else field
 
 
 def _dynamic(call: Call, field: Field, weight: Value) -> Result:
@@ -219,7 +227,7 @@ def _pool(call: Call, x: Value, kernel: Any, stride: Any, padding: Any, dilation
         w.dilation,
     )
     shape = tuple(1 if first <= d and whole[d - first] else s for d, s in enumerate(x.shape))
-    field = _slide(field, first, shape, out, steps).unmasked()
+    field = _slide(field, first, shape, out, _steps(shape[first:], out[first:], steps)).unmasked()
     return field if len(call.out) == 1 else (field,) * len(call.out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..field import Shape
@@ -12,12 +13,16 @@ Work = Callable[..., int]
 
 
 def _conv(out: Shape, x: Value, weight: Value, *rest: Any, transposed: bool = False, **kw: Any) -> int:
+    return _conv_macs(x.shape, weight.shape, out, transposed)
+
+
+@lru_cache(maxsize=4096)
+def _conv_macs(x: Shape, weight: Shape, out: Shape, transposed: bool) -> int:
     from torch.utils.flop_counter import conv_flop_count  # late: it imports triton
 
-    shape, result = x.shape, out
-    if len(shape) == len(weight.shape) - 1:  # unbatched
-        shape, result = (1, *shape), (1, *out)
-    return int(conv_flop_count(list(shape), list(weight.shape), list(result), transposed)) // 2
+    if len(x) == len(weight) - 1:  # unbatched
+        x, out = (1, *x), (1, *out)
+    return int(conv_flop_count(list(x), list(weight), list(out), transposed)) // 2
 
 
 def _conv_transpose(out: Shape, x: Value, weight: Value, *rest: Any, **kw: Any) -> int:

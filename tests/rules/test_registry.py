@@ -15,7 +15,7 @@ pytest.importorskip("torchvision")
 
 def known_to_torch(op: str) -> bool:
     """Older torches lack the newest ops."""
-    return any(hasattr(space, op) for space in (torch.ops.aten, torch.ops.torchvision))
+    return any(hasattr(space, op) for space in (torch.ops.aten, torch.ops.torchvision, torch.ops.quantized))
 
 
 @pytest.mark.filterwarnings("ignore")

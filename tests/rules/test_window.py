@@ -67,18 +67,20 @@ def test_geometry_of_a_convolution(rules):
 
 # Which channels a channel sees: the channels themselves are the axis.
 @pytest.mark.parametrize(
-    ("op", "weight", "groups", "out", "exact"),
+    ("op", "channels", "weight", "groups", "exact"),
     [
-        ("conv1d", (4, 2, 1), 2, 4, [(0, 1), (0, 1), (2, 3), (2, 3)]),
-        ("conv1d", (6, 4, 1), 1, 6, [(0, 3)] * 6),
-        ("conv1d", (8, 1, 1), 4, 8, [(i // 2, i // 2) for i in range(8)]),
-        ("conv_transpose1d", (4, 3, 1), 2, 6, [(0, 1)] * 3 + [(2, 3)] * 3),
+        ("conv1d", 4, (6, 4, 1), 1, [(0, 3)] * 6),
+        ("conv1d", 6, (4, 3, 1), 2, [(0, 2), (0, 2), (3, 5), (3, 5)]),
+        ("conv1d", 6, (3, 2, 1), 3, [(0, 1), (2, 3), (4, 5)]),
+        ("conv1d", 4, (8, 1, 1), 4, [(i // 2, i // 2) for i in range(8)]),
+        ("conv_transpose1d", 6, (6, 1, 1), 2, [(0, 2), (3, 5)]),
+        ("conv_transpose1d", 4, (4, 3, 1), 2, [(0, 1)] * 3 + [(2, 3)] * 3),
     ],
 )
-def test_groups(rules, op, weight, groups, out, exact):
+def test_groups(rules, op, channels, weight, groups, exact):
     order = (None, 1, 0, 1, groups) if op == "conv1d" else (None, 1, 0, 0, groups)
-    got = rules.run(op, (1, out, 1), rules.image(1, 4, 1, axes=(1,)), rules.weight(*weight), *order)
-    assert got.exact == (exact,)
+    x = rules.image(1, channels, 1, axes=(1,))
+    assert rules.run(op, (1, len(exact), 1), x, rules.weight(*weight), *order).exact == (exact,)
 
 
 def test_unfold(rules):
