@@ -17,12 +17,13 @@ from ..field import (
     everything,
     join,
     mix,
+    permute_part,
     prefix_part,
     reduce,
     renumber_part,
 )
 from .pointwise import mask_of
-from .registry import Call, Result, Value, everywhere, pointwise, rule
+from .registry import Call, Result, Value, everywhere, pointwise, rule, unknown
 
 
 def _moved(field: Field, where: dict[int, int]) -> Field:
@@ -88,7 +89,9 @@ def matmul(call: Call, a: Value, b: Value, *args: Any, **kwargs: Any) -> Result:
     """Vectors are matrices with a dim of size 1 that disappears again."""
     out = call.out[0]
     if call.op == "inner" and len(b.shape) > 1:
-        return everywhere(call, a, b)
+        if len(a.shape) != 2 or len(b.shape) != 2:
+            return unknown(call, a, b)
+        b = _transposed(b)
     left = a if len(a.shape) > 1 else _row(a)
     right = b if len(b.shape) > 1 else _column(b)
     full = out
@@ -112,7 +115,7 @@ def _column(v: Value) -> Value:
     return Value((*v.shape, 1), v.field)
 
 
-@rule("linear", "linear_dynamic")
+@rule("linear")
 def linear(call: Call, x: Value, weight: Any, *bias: Any) -> Result:
     """Merge over the last dim. Quantized layers give their weights packed, as an object of its own."""
     if not isinstance(weight, Value):
@@ -122,15 +125,39 @@ def linear(call: Call, x: Value, weight: Any, *bias: Any) -> Result:
     return reduce(x.field, (len(x.shape) - 1,)).unmasked()
 
 
-@rule("addmm", "addmv", "addbmm", "baddbmm", "addr")
+@rule("addmm", "addmv", "addbmm", "baddbmm")
 def add_product(call: Call, base: Value, a: Value, b: Value, *args: Any, **kwargs: Any) -> Result:
-    if call.op in ("addbmm", "addr", "addmv"):
-        return everywhere(call, base, a, b)
-    field = product(a, b, call.out[0])
+    """A product added to something; addbmm also sums over the batch, addmv takes a vector."""
+    out = call.out[0]
+    if call.op == "addmv":
+        field = product(a, _column(b), (*out, 1))
+        field = field and drop_dims(field, (len(out),), len(out) + 1)
+    elif call.op == "addbmm":
+        field = product(a, b, (a.shape[0], *out))
+        field = field and drop_dims(reduce(field, (0,)), (0,), len(out) + 1)
+    else:
+        field = product(a, b, out)
     fields = [] if field is None else [field]
     if base.field is not None:
-        fields.append(broadcast(base.field, base.shape, call.out[0]))
+        fields.append(broadcast(base.field, base.shape, out))
     return join(fields) if fields else None
+
+
+@rule("addr")
+def add_outer(call: Call, base: Value, a: Value, b: Value, *args: Any, **kwargs: Any) -> Result:
+    return pointwise(call, base, Value((*a.shape, 1), a.field), b)
+
+
+@rule("cdist", "_cdist_forward")
+def distances(call: Call, a: Value, b: Value, *args: Any, **kwargs: Any) -> Result:
+    """Every row of a with every row of b: laid out as a product with b transposed."""
+    return product(a, _transposed(b), call.out[0])
+
+
+def _transposed(v: Value) -> Value:
+    n = len(v.shape)
+    order = [*range(n - 2), n - 1, n - 2]
+    return Value(tuple(v.shape[d] for d in order), v.field and v.field.map(lambda p: permute_part(p, order)))
 
 
 @rule("bilinear", "_trilinear")
@@ -193,15 +220,8 @@ def _merge(a: Shape, b: Shape) -> Shape:
     return tuple(max(x, y) for x, y in zip(a, b, strict=True))
 
 
-@rule(
-    "scaled_dot_product_attention",
-    "_scaled_dot_product_attention_math",
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
-    "_scaled_dot_product_fused_attention_overrideable",
-)
+@rule("scaled_dot_product_attention", "_scaled_dot_product_attention_math",
+      "_scaled_dot_product_flash_attention_for_cpu")  # fmt: skip
 def sdpa(
     call: Call, q: Value, k: Value, v: Value, mask: Any = None, dropout: float = 0.0, causal: bool = False,
     *args: Any, attn_mask: Any = None, is_causal: bool = False, **kwargs: Any,

@@ -20,7 +20,7 @@ for _op in (
     "fake_quantize_per_channel_affine real imag "
     "_native_batch_norm_legit_no_training prelu _prelu_kernel rrelu_with_noise rrelu  "
     "hardshrink softshrink celu selu relu6 hardtanh hardswish hardsigmoid silu mish gelu elu leaky_relu relu "
-    "logsigmoid log_sigmoid log_sigmoid_forward softplus threshold square clip clamp clamp_min clamp_max "
+    "log_sigmoid log_sigmoid_forward softplus threshold square clip clamp clamp_min clamp_max "
     "isfinite isinf isnan isreal nan_to_num bernoulli "
     "addcmul addcdiv lerp sub rsub divide multiply subtract true_divide floor_divide remainder fmod "
     "pow float_power maximum minimum fmax fmin hypot atan2 xlogy "

@@ -15,7 +15,7 @@ def prefixed(field: Field, dim: int, n: int) -> Field:
     return mix(field.each(lambda a: a.with_parts([prefix_part(p, dim, n) for p in a.parts])))
 
 
-@rule("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "_cummax_helper", "_cummin_helper")
+@rule("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")
 def cumulative(call: Call, x: Value, dim: int, *args: Any, **kwargs: Any) -> Result:
     """Position t depends on all positions up to t."""
     assert x.field is not None
