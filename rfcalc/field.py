@@ -87,6 +87,9 @@ class AxisField:
 
     def varies(self) -> bool:
         """Whether the local field differs between positions along some dim."""
+        if len(self.parts) == 1:
+            p = self.parts[0]
+            return p.local and p.bounds.size > p.bounds.shape[0]
         return any(p.local and p.bounds.size > p.bounds.shape[0] for p in self.parts)
 
 
@@ -673,18 +676,40 @@ def beside_axes(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> Ax
     vary = [a.varies() for a in axes]
     some = any(vary)
     lead = axes[vary.index(True)] if some else next((a for a in axes if a.parts), axes[0])
-    aligned, mixed, start = True, False, 0
+    mixed, start = False, 0
     parts: list[Part] = []
+    beside: list[AxisField] = []
+    plain = True  # every part gets a stretch of its own, so none can merge with another
     for a, v, n in zip(axes, vary, sizes, strict=True):
         if a.parts and n:
             context = some and not v
-            aligned = aligned and a.aligned and (context or a is lead or _axes_agree(lead, a))
             mixed = mixed or a.mixed or context
             for p in a.parts:
-                placed = place_part(p, dim, start, n, total)
-                parts.append(placed._replace(local=False) if context else placed)
+                local = p.local and not context
+                if p.span is None and dim not in p.dims and n != total:
+                    parts.append(Part(p.bounds, p.dims, local, Span(dim, start, start + n)))
+                else:
+                    plain = False
+                    parts.append(place_part(p, dim, start, n, total)._replace(local=local))
+            plain = plain and len(a.parts) == 1
+            if not context:
+                beside.append(a)
         start += n
+    aligned = _all_agree(lead, beside)
+    if plain and len(parts) > 1:
+        return AxisField(tuple(parts), lead.jump, aligned, mixed or not all(p.local for p in parts))
     return _axis_field(parts, lead.jump, aligned, mixed)
+
+
+def _all_agree(lead: AxisField, axes: Sequence[AxisField]) -> bool:
+    """Alignment of many paths; H and W of a square map ask the same question."""
+    paths = [(a.aligned, a.jump.numerator, a.jump.denominator, *[id(p.bounds) for p in a.parts]) for a in axes]
+    key = ("agree", *paths)
+    hit = _memo.get(key)
+    if hit is None:
+        found = all(a.aligned and (a is lead or _axes_agree(lead, a)) for a in axes)
+        hit = _memo[key] = (found, axes)
+    return bool(hit[0])
 
 
 def join(fields: Sequence[Field]) -> Field:
@@ -705,11 +730,30 @@ def broadcast(field: Field, old: Shape, new: Shape) -> Field:
 def reduce(field: Field, dims: Sequence[int]) -> Field:
     """Hull over whole dims; the numbering of dims stays (keepdim)."""
     gone = frozenset(dims)
+    if field.mask is None and any(len(a.parts) > 4 for a in field.axes):
+        return Field(tuple(_reduce_beside(a, gone) for a in field.axes), field.approx)
     if field.mask is None and all(
         p.span is None and gone.isdisjoint(p.dims) for a in field.axes for p in a.parts
     ):  # the usual case: nothing varies along them
         return field
     return field.map(lambda p: reduce_part(p, gone))
+
+
+def _reduce_beside(a: AxisField, gone: frozenset[int]) -> AxisField:
+    """Hull over the dim along which many operands of a concatenation lie: one pass over their arrays."""
+    if not a.parts:
+        return a
+    first = a.parts[0]
+    alike = all(
+        p.span is not None and p.span.dim in gone and p.dims == first.dims and p.local == first.local for p in a.parts
+    )
+    if not alike or not gone.isdisjoint(first.dims) or any(p.bounds.shape != first.bounds.shape for p in a.parts):
+        return a.with_parts([reduce_part(p, gone) for p in a.parts])
+    key = ("hull", *[id(p.bounds) for p in a.parts])
+    hit = _memo.get(key)
+    if hit is None:
+        hit = _memo[key] = (np.min([p.bounds for p in a.parts], 0), a)
+    return AxisField((Part(hit[0], first.dims, first.local),), a.jump, a.aligned, a.mixed)
 
 
 def drop_dims(field: Field, dims: Sequence[int], ndim: int) -> Field:

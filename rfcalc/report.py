@@ -557,8 +557,11 @@ class _Reader:
             if len(a.parts) == 1 and a.parts[0].span is None:
                 key = (a.aligned, a.mixed, axis.size, id(a.parts[0].bounds), a.parts[0].local)
             else:
-                dims = tuple((id(p.bounds), p.local, p.span, p.dims) for p in a.parts)
-                key = (a.aligned, a.mixed, axis.size, shape, dims)
+                parts = tuple([(id(p.bounds), p.local, p.span) for p in a.parts])
+                dims: Any = tuple([p.dims for p in a.parts])
+                if len(set(dims)) == 1 and len(dims[0]) == 1 and a.parts[0].span is not None:
+                    dims = shape[dims[0][0]]  # which dim it is does not matter to operands that lie side by side
+                key = (a.aligned, a.mixed, axis.size, shape if type(dims) is tuple else dims, parts, dims)
             hit = self.known_extents.get(key)
             if hit is None:
                 hit = self.known_extents[key] = (self.extent(a, shape, axis.size), a)

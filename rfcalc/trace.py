@@ -230,6 +230,15 @@ def _by_flags(args: Any) -> bool:
     return any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1:]))
 
 
+def _fills_by_flags(args: Any) -> bool:
+    """One number written where a boolean mask of the tensor's own shape is true?"""
+    x, indices, value, *accumulate = args
+    flags = indices[0]
+    if len(indices) != 1 or flags is None or flags.dtype is not torch.bool or any(accumulate):
+        return False
+    return bool(flags.shape == x.shape and value.dim() == 0)
+
+
 def _tensors(args: Any) -> Iterator[Tensor]:
     for a in args:
         if isinstance(a, Tensor):
@@ -272,6 +281,9 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         schema = schema_of(func)
         if schema.op in _INDEXED and _by_flags(args):
             args = run.counted(args)
+        if schema.op == "index_put" and _fills_by_flags(args):  # how older torch spells `x[mask] = 0.5`
+            fill = torch.ops.aten.masked_fill_.Tensor if schema.written else torch.ops.aten.masked_fill.Tensor
+            return self.__torch_dispatch__(fill, types, (args[0], args[1][0], args[2]))
         every = list(_tensors((*args, *kwargs.values())))
         vals = [run.value(t) for t in every]
         touched = any(v.field is not None for v in vals)

@@ -1607,6 +1607,7 @@ fn(
     TOKENS,
 )
 fn("_trilinear", lambda x: torch._trilinear(x[0], x[0], x[0], [], [], [], [0, 1]), TOKENS)
+fn("alias", lambda x: _aten.alias(x) + x)
 fn("_to_copy", lambda x: _aten._to_copy(x, dtype=torch.float64) + x)
 fn("_reshape_alias", lambda x: _aten._reshape_alias(x, [1, 2, 9, 7], [126, 63, 7, 1]))
 fn("_unsafe_view", lambda x: _aten._unsafe_view(x, [1, 2, 63]))
