@@ -435,6 +435,8 @@ def transposed_taps(n: int, n_out: int, k: int, s: int, before: int, d: int) -> 
 
 def take_part(part: Part, dim: int, n: int, index: Index) -> Part:
     """Pick positions along a dim (slice, flip, roll, index_select)."""
+    if not len(index):  # a tensor without elements depends on nothing
+        return Part(np.full(part.bounds.shape[0], _neutral(part.bounds), part.bounds.dtype), (), part.local)
     span = part.span
     if span is not None and span.dim == dim:
         inside = np.flatnonzero((index >= span.start) & (index < span.stop))
@@ -442,7 +444,7 @@ def take_part(part: Part, dim: int, n: int, index: Index) -> Part:
             whole = inside.size == len(index)
             return part._replace(span=None if whole else Span(dim, int(inside[0]), int(inside[-1]) + 1))
         if not inside.size:
-            return Part(np.full(part.bounds.shape[0], _neutral(part.bounds), part.bounds.dtype), (), part.local)
+            return take_part(part._replace(span=None), dim, n, inside)
         part = expand_span(part, n)
     if dim not in part.dims:
         return part
@@ -639,8 +641,9 @@ def _axes_agree(a: AxisField, b: AxisField) -> bool:
                 hit = _memo.get(key)
                 if hit is None:
                     x, y = p.bounds, q.bounds
-                    both = (x[2] < EMPTY // 2) & (y[2] < EMPTY // 2)
-                    same = bool(((x[2] - x[3] == y[2] - y[3]) | ~both).all())
+                    differ = x[2] - x[3] != y[2] - y[3]
+                    # where one of them sees nothing there is nothing to disagree about
+                    same = not differ.any() or not (differ & (x[2] < EMPTY // 2) & (y[2] < EMPTY // 2)).any()
                     hit = _memo[key] = (same, x, y)
                 if not hit[0]:
                     return False

@@ -752,6 +752,9 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
             for k in _TABLES:  # what was empty, and is not any more: hooks or buffers that the forward registered
                 if d[k] and not any(d[k] is table for table, _ in tables):
                     d[k].clear()
+            d["training"] = old["training"]
+            if "_call_impl" not in old:
+                d.pop("_call_impl", None)
             _put_back(d, old)
         for script, training in scripted:
             script.train(training)
