@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .field import Field, Shape, join, mix, reduce
+from .field import Field, Shape, join, mix, reduce, window_length
 from .rules import RULES, Call, Value
 from .rules.window import conv_window
 from .rules.work import WORK
@@ -180,10 +180,6 @@ def _times(sizes: Iterable[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def _length(n: int, k: int, s: int, before: int, after: int, d: int) -> int:
-    return (n + before + after - d * (k - 1) - 1) // s + 1
-
-
 @shortcut(torch.conv1d, torch.conv2d, torch.conv3d)
 def conv(
     run: Run, op: Any, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
@@ -221,7 +217,7 @@ def _conv_shape(
     w = conv_window(weight, stride, padding, dilation, groups)
     sizes = []
     for n, k, s, (b, a), d in zip(x[2:], w.kernel, w.stride, w.padding, w.dilation, strict=True):
-        sizes.append(_length(n, k, s, b, a, d))
+        sizes.append(window_length(n, k, s, b, a, d))
         if n + a + b < d * (k - 1) + 1:
             wide = _times([d * (k - 1) + 1 for k, d in zip(w.kernel, w.dilation, strict=True)])
             raise ValueError(f"a window of {wide} does not fit the input of {_times(x[2:])} with its padding")
@@ -235,13 +231,13 @@ def max_pool(
     run: Run, op: Any, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Any:  # fmt: skip
-    if type(x) is not Tensor or ceil_mode or return_indices or not x.is_contiguous():
+    if type(x) is not Tensor or return_indices or not x.is_contiguous():
         return NotImplemented
     v = run.value(x)
     n = len(v.shape) - 2
     if v.field is None or n not in (1, 2, 3):
         return NotImplemented
-    return _pooled(run, op, x, v, f"max_pool{n}d", (kernel_size, stride or (), padding, dilation), n)
+    return _pooled(run, op, x, v, f"max_pool{n}d", (kernel_size, stride or (), padding, dilation), n, ceil_mode)
 
 
 @shortcut(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
@@ -255,16 +251,18 @@ def avg_pool(
     ceil_mode: bool = False,
     *rest: Any,
 ) -> Any:
-    if type(x) is not Tensor or ceil_mode or not x.is_contiguous():
+    if type(x) is not Tensor or not x.is_contiguous():
         return NotImplemented
     v = run.value(x)
     n = len(v.shape) - 2
     if v.field is None or n not in (1, 2, 3):
         return NotImplemented
-    return _pooled(run, op, x, v, f"avg_pool{n}d", (kernel_size, stride or (), padding), n)
+    return _pooled(run, op, x, v, f"avg_pool{n}d", (kernel_size, stride or (), padding), n, ceil_mode)
 
 
-def _pooled(run: Run, op: Any, x: Tensor, v: Value, name: str, args: tuple[Any, ...], n: int) -> Any:
+def _pooled(
+    run: Run, op: Any, x: Tensor, v: Value, name: str, args: tuple[Any, ...], n: int, ceil: bool
+) -> Any:  # fmt: skip
     def each(a: Any) -> tuple[int, ...]:
         sizes = (a,) if isinstance(a, int) else tuple(a)
         return sizes * n if len(sizes) == 1 else sizes
@@ -273,7 +271,7 @@ def _pooled(run: Run, op: Any, x: Tensor, v: Value, name: str, args: tuple[Any, 
     s = each(args[1]) if args[1] != () else k
     if not all(len(a) == n for a in (k, s, p, d)) or any(2 * b > a for a, b in zip(k, p, strict=True)):
         return NotImplemented
-    sizes = [_length(*a) for a in zip(v.shape[2:], k, s, p, p, d, strict=True)]
+    sizes = [window_length(n_in, *a, ceil=ceil) for n_in, *a in zip(v.shape[2:], k, s, p, p, d, strict=True)]
     if min(sizes) < 1:
         raise ValueError(f"a window of {_times(k)} does not fit the input of {_times(v.shape[2:])} with its padding")
     call = Call(name, ((*v.shape[:2], *sizes),))

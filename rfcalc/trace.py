@@ -111,11 +111,10 @@ def _written(child: Traced, parent: Traced, old: Field | None) -> Field | None:
 class Frame:
     """One call of one module."""
 
-    __slots__ = ("events", "module", "parent", "path")
+    __slots__ = ("module", "parent", "path")
 
     def __init__(self, module: nn.Module | None, path: str, parent: Frame | None) -> None:
         self.module, self.path, self.parent = module, path, parent
-        self.events = 0
 
 
 @dataclass(slots=True)
@@ -164,12 +163,12 @@ class _Op:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What the trace needs of an op's schema. `aliases`: for each return, the index of the argument it aliases."""
+    """What the trace needs of an op's schema. `aliases`: per return, the argument it aliases, and if by a write."""
 
     op: str
     names: tuple[str, ...]
     written: tuple[str, ...]
-    aliases: tuple[tuple[str, bool] | None, ...]  # (argument name, is a write)
+    aliases: tuple[tuple[str, bool] | None, ...]
     pointwise: bool
     needs_values: bool
     random: bool
@@ -624,13 +623,11 @@ class Run(TorchFunctionMode):
             v, size = reached[0][0], sum(nbytes_of(t) for _, t in reached)
         if v.field is None:
             return
-        frame = self.frame
-        frame.events += 1
         self.events.append(
             Event(
                 self.number,
                 call_name(getattr(func, "overloadpacket", func)),
-                frame,
+                self.frame,
                 op.ins,
                 v.shape,
                 v.field,

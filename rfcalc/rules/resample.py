@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..field import Field, Taps, join, mix, reduce, renumber_part
+from ..field import HOLE, Field, Taps, join, mix, reduce, renumber_part
 from .registry import Call, Result, Value, Window, everywhere, rule
 from .window import tapped
 
@@ -25,7 +25,7 @@ def _scale(n: int, n_out: int, given: float | None) -> float:
 def _taps(n: int, at: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]) -> Taps:
     used = np.abs(weights) > _NOISE
     exact = np.where(used, np.clip(at, 0, n - 1), -1)
-    free = np.where(used, at, -(1 << 30))
+    free = np.where(used, at, HOLE)
     return Taps(exact.astype(np.int64), free.astype(np.int64))
 
 
@@ -86,7 +86,7 @@ def antialias_taps(n: int, n_out: int, given: float | None, align: bool, support
         rows.append(at[alive])
     most = max(len(r) for r in rows)
     table = np.array([[*r, *([-1] * (most - len(r)))] for r in rows], np.int64)
-    return Taps(table, np.where(table < 0, -(1 << 30), table))
+    return Taps(table, np.where(table < 0, HOLE, table))
 
 
 def _resample(call: Call, x: Value, n: int, taps: Callable[[int, int, int], Taps]) -> Result:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..field import (
+    HOLE,
     AxisField,
     Field,
     Part,
@@ -396,7 +397,7 @@ def _fold_taps(n: int, windows: int, k: int, s: int, p: int, d: int) -> Taps:
     ok = (rest == 0) & (source >= 0) & (source < windows)
     flat = np.arange(k)[None, :] * windows + source
     at = np.where(ok, flat, -1)
-    return Taps(at, np.where(ok, flat, -(1 << 30)))
+    return Taps(at, np.where(ok, flat, HOLE))
 
 
 @rule("unfold")
