@@ -271,7 +271,8 @@ def _pooled(
     s = each(args[1]) if args[1] != () else k
     if not all(len(a) == n for a in (k, s, p, d)) or any(2 * b > a for a, b in zip(k, p, strict=True)):
         return NotImplemented
-    sizes = [window_length(n_in, *a, ceil=ceil) for n_in, *a in zip(v.shape[2:], k, s, p, p, d, strict=True)]
+    spans = zip(v.shape[2:], k, s, p, d, strict=True)
+    sizes = [window_length(size, a, b, c, c, e, ceil) for size, a, b, c, e in spans]
     if min(sizes) < 1:
         raise ValueError(f"a window of {_times(k)} does not fit the input of {_times(v.shape[2:])} with its padding")
     call = Call(name, ((*v.shape[:2], *sizes),))
