@@ -650,6 +650,15 @@ def _axes_agree(a: AxisField, b: AxisField) -> bool:
     return True
 
 
+def _join_two(a: AxisField, b: AxisField) -> AxisField | None:
+    """The usual join, of two maps of one layout: a residual with its shortcut. None where it is not that."""
+    p, q = a.parts[0], b.parts[0]
+    if p.dims != q.dims or p.bounds.shape != q.bounds.shape or p.span or q.span or not (p.local and q.local and p.dims):
+        return None
+    aligned = a.aligned and b.aligned and _axes_agree(a, b)
+    return AxisField((Part(_minimum(p.bounds, q.bounds), p.dims),), a.jump, aligned, a.mixed or b.mixed)
+
+
 def join_axes(axes: Sequence[AxisField]) -> AxisField:
     """Hull of operands of one shape. An operand that does not vary where another does is global context."""
     present = [a for a in axes if a.parts]
@@ -658,6 +667,10 @@ def join_axes(axes: Sequence[AxisField]) -> AxisField:
     first = present[0]
     if len(present) == 1:
         return first
+    if len(present) == 2 and len(first.parts) == 1 == len(present[1].parts):
+        quick = _join_two(first, present[1])
+        if quick is not None:
+            return quick
     vary = [a.varies() for a in present]
     mixed = any(a.mixed for a in present)
     parts: list[Part] = []

@@ -109,7 +109,7 @@ def add(call: Call, x: Any, other: Any, alpha: Any = 1) -> Result:
     field = pointwise(call, x, other)
     assert not isinstance(field, tuple)
     for operand in (x, other):
-        if isinstance(operand, Value):
+        if isinstance(operand, Value) and (operand.field is None or operand.field.mask is not None):
             masked = _with_mask(field, operand, call.out[0])
             if masked is not field:
                 return masked
