@@ -1607,6 +1607,11 @@ fn(
     TOKENS,
 )
 fn("_trilinear", lambda x: torch._trilinear(x[0], x[0], x[0], [], [], [], [0, 1]), TOKENS)
+fn(
+    "attention causal cross",
+    lambda x: F.scaled_dot_product_attention(x[:, :, :3], x, x, is_causal=True),
+)
+fn("attention causal cross wide", lambda x: F.scaled_dot_product_attention(x, x[:, :, :4], x[:, :, :4], is_causal=True))
 fn("alias", lambda x: _aten.alias(x) + x)
 fn("_to_copy", lambda x: _aten._to_copy(x, dtype=torch.float64) + x)
 fn("_reshape_alias", lambda x: _aten._reshape_alias(x, [1, 2, 9, 7], [126, 63, 7, 1]))
