@@ -356,7 +356,7 @@ class Run(TorchFunctionMode):
             self._use(id(t))
             const = None
         else:
-            const = t if not t.is_meta and t.numel() <= _CONST_LIMIT else getattr(t, "_rfcalc_const", None)
+            const = t if not t.is_meta and t.numel() <= _CONST_LIMIT else None
         v = Traced(tuple(t.shape), None, Cell(self.ledger, 0), const)
         self.known[id(t)] = (v, t)
         return v
@@ -386,7 +386,7 @@ class Run(TorchFunctionMode):
         v = Traced(tuple(t.shape), field, parent.cell)
         v.parent = parent
         v.replay = _replay(rule, call, vargs, vkwargs or {}, parent, i)
-        v.back = call.write_back or _piece_back(call, vargs, parent, i) or _identity_back(parent, t)
+        v.back = (call.write_backs[i] if call.write_backs else call.write_back) or _identity_back(parent, t)
         self.attach(t, v)
 
     # -- the world outside
@@ -670,24 +670,6 @@ def _replay(rule: Any, call: Call, vargs: Any, vkwargs: Any, parent: Traced, i: 
 def _identity_back(parent: Traced, t: Tensor) -> Any:
     """detach, alias, contiguous: the view is the whole parent."""
     return (lambda old, new: new) if parent.shape == tuple(t.shape) else None
-
-
-def _piece_back(call: Call, vargs: Any, parent: Traced, i: int) -> Any:
-    """A piece of a split, chunk or unbind writes back into its stretch of the parent."""
-    from .field import renumber_part, write_box
-    from .rules.view import piece
-
-    if call.op not in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split"):
-        return None
-    dim, start, stop = piece(call.op, parent.shape, call.out, tuple(vargs[1:]), i)
-    shape, index = parent.shape, np.arange(start, stop)
-
-    def back(old: Field | None, new: Field | None) -> Field | None:
-        if call.op == "unbind" and new is not None:
-            new = new.map(lambda p: renumber_part(p, {d: d + (d >= dim) for d in range(len(shape))}))
-        return write_box(old, new, shape, [(dim, index)])
-
-    return back
 
 
 # ------------------------------------------------------------------------------------------------ running a model

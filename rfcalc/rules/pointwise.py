@@ -11,24 +11,25 @@ from typing import Any
 import numpy as np
 
 from ..field import Field, Mask, Part, blank, broadcast, broadcast_part, join, take_part
-from .registry import RULES, Call, Result, Value, everywhere, pointwise, rule
+from .registry import Call, Result, Value, everywhere, pointwise, rule
 
-for _op in (
-    "lift_fresh positive resolve_conj "
-    "resolve_neg conj _conj feature_dropout alpha_dropout feature_alpha_dropout "
-    "quantize_per_tensor quantize_per_channel dequantize fake_quantize_per_tensor_affine "
-    "fake_quantize_per_channel_affine real imag "
-    "_native_batch_norm_legit_no_training prelu _prelu_kernel rrelu_with_noise rrelu  "
-    "hardshrink softshrink celu selu relu6 hardtanh hardswish hardsigmoid silu mish gelu elu leaky_relu relu "
-    "log_sigmoid log_sigmoid_forward softplus threshold square clip clamp clamp_min clamp_max "
-    "isfinite isinf isnan isreal nan_to_num bernoulli "
-    "addcmul addcdiv lerp sub rsub divide multiply subtract true_divide floor_divide remainder fmod "
-    "pow float_power maximum minimum fmax fmin hypot atan2 xlogy "
-    "eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not "
-    "bitwise_xor isclose heaviside copysign polar complex bucketize "
-    "abs angle sgn"
-).split():
-    RULES[_op] = pointwise
+rule(
+    *(
+        "lift_fresh positive resolve_conj "
+        "resolve_neg conj _conj feature_dropout alpha_dropout feature_alpha_dropout "
+        "quantize_per_tensor quantize_per_channel dequantize fake_quantize_per_tensor_affine "
+        "fake_quantize_per_channel_affine real imag "
+        "_native_batch_norm_legit_no_training prelu _prelu_kernel rrelu_with_noise rrelu  "
+        "hardshrink softshrink celu selu relu6 hardtanh hardswish hardsigmoid silu mish gelu elu leaky_relu relu "
+        "log_sigmoid log_sigmoid_forward softplus threshold square clip clamp clamp_min clamp_max "
+        "isfinite isinf isnan isreal nan_to_num bernoulli "
+        "addcmul addcdiv lerp sub rsub divide multiply subtract true_divide floor_divide remainder fmod "
+        "pow float_power maximum minimum fmax fmin hypot atan2 xlogy "
+        "eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not "
+        "bitwise_xor isclose heaviside copysign polar complex bucketize "
+        "abs angle sgn"
+    ).split()
+)(pointwise)
 
 
 def _negative_infinite(v: Any) -> bool:
@@ -134,8 +135,7 @@ def keeps_mask(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     return field
 
 
-for _op in "to _to_copy type_as clone contiguous dropout native_dropout detach alias".split():
-    RULES[_op] = keeps_mask
+rule(*"to _to_copy type_as clone contiguous dropout native_dropout detach alias".split())(keeps_mask)
 
 
 @rule("mul", "div")
@@ -196,4 +196,6 @@ def glu(call: Call, x: Value, dim: int = -1) -> Result:
     return join([h.unmasked() for h in halves])
 
 
-RULES["one_hot"] = lambda call, x, *a: embedding(call, x, x)
+@rule("one_hot")
+def one_hot(call: Call, x: Value, *args: Any) -> Result:
+    return embedding(call, x, x)

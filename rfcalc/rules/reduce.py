@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..field import AxisField, Field, Mask, Part, blank, drop_dims, join, mix, normalise, reduce
-from .registry import RULES, Call, Result, Value, Window, dim_of, dims_of, pointwise, rule, unknown
+from .registry import Call, Result, Value, Window, dim_of, dims_of, pointwise, rule, unknown
 from .window import group_channels
 
 
@@ -184,9 +184,9 @@ def _fourier(call: Call, x: Value, size: Any = None, dim: Any = None, *args: Any
     return mix(reduce(field, dims_of(dim, n)).unmasked())
 
 
-for _op in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft"):
-    for _end in ("", "2", "n"):
-        RULES[f"fft_{_op}{_end}"] = _fourier
+rule(*(f"fft_{op}{end}" for op in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft") for end in ("", "2", "n")))(
+    _fourier
+)
 
 
 @rule("_fft_r2c", "_fft_c2r", "_fft_c2c")

@@ -15,6 +15,7 @@ from ..field import Field, Shape, broadcast, everything, join, mix
 
 Result = Field | None | tuple[Field | None, ...]
 Rule = Callable[..., Result]
+WriteBack = Callable[[Field | None, Field | None], Field | None]
 
 
 class Value:
@@ -43,13 +44,14 @@ class Window:
 class Call:
     """One op being interpreted: its name, the shapes of its outputs, and what the rule has to say beside the field."""
 
-    __slots__ = ("op", "out", "window", "write_back")
+    __slots__ = ("op", "out", "window", "write_back", "write_backs")
 
     def __init__(self, op: str, out: tuple[Shape, ...]) -> None:
         self.op, self.out = op, out
         self.window: Window | None = None
         # For views: (parent's old field, the view's new field) -> parent's new field.
-        self.write_back: Callable[[Field | None, Field | None], Field | None] | None = None
+        self.write_back: WriteBack | None = None
+        self.write_backs: list[WriteBack | None] = []  # the same, one per output, for views in several pieces
 
 
 RULES: dict[str, Rule] = {}

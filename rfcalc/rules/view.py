@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,7 @@ from ..field import (
     write_box,
 )
 from .registry import Call, Result, Value, dim_of, dims_of, everywhere, rule, unknown, values
-from .window import tapped
+from .window import rescaled, tapped
 
 
 def reshaped(field: Field, old: Shape, new: Shape) -> Field:
@@ -159,7 +160,11 @@ def slice_(call: Call, x: Value, dim: int = 0, start: Any = None, end: Any = Non
 @rule("select")
 def select(call: Call, x: Value, dim: int, index: Any) -> Result:
     if isinstance(index, Value):
-        index = 0 if index.const is None else int(index.const)
+        if index.const is None:  # any of them
+            return x.field and drop_dims(
+                mix(reduce(x.field, (dim_of(dim, len(x.shape)),))), (dim_of(dim, len(x.shape)),), len(x.shape)
+            )
+        index = int(index.const)
     at = dim_of(dim, len(x.shape))
     n, shape = x.shape[at], x.shape
     where = np.array([index % n])
@@ -188,13 +193,13 @@ def _without(part: Part, dim: int) -> Part:
 
 def _pieces(call: Call, x: Value, dim: int) -> Result:
     at = dim_of(dim, len(x.shape))
-    if x.field is None:
-        return (None,) * len(call.out)
     fields, start = [], 0
     for out in call.out:
-        fields.append(taken(x.field, at, x.shape[at], np.arange(start, start + out[at])))
+        one = Call("slice", (out,))
+        fields.append(_slice(one, x, at, np.arange(start, start + out[at]), 1))
+        call.write_backs.append(one.write_back)
         start += out[at]
-    return tuple(fields)
+    return tuple(fields)  # type: ignore[arg-type]
 
 
 @rule(
@@ -216,21 +221,12 @@ def split(call: Call, x: Value, sizes: Any = None, dim: int = 0, **kwargs: Any) 
 
 @rule("unbind")
 def unbind(call: Call, x: Value, dim: int = 0) -> Result:
-    at = dim_of(dim, len(x.shape))
-    one = Call("select", call.out[:1])
-    return tuple(select(one, x, at, i) for i in range(x.shape[at]))  # type: ignore[misc]
-
-
-def piece(op: str, x_shape: Shape, outs: tuple[Shape, ...], args: tuple[Any, ...], i: int) -> tuple[int, int, int]:
-    """The stretch (dim, start, stop) which the i-th output of a split or unbind is of its parent."""
-    names = {"unbind": 0, "split": 1, "split_with_sizes": 1, "chunk": 1, "tensor_split": 1}
-    dim = args[names[op]] if op in names and len(args) > names[op] else 0
-    dim = {"hsplit": 1 if len(x_shape) > 1 else 0, "vsplit": 0, "dsplit": 2}.get(op, dim)
-    at = dim_of(dim, len(x_shape))
-    if op == "unbind":
-        return at, i, i + 1
-    start = sum(o[at] for o in outs[:i])
-    return at, start, start + outs[i][at]
+    fields = []
+    for i, out in enumerate(call.out):
+        one = Call("select", (out,))
+        fields.append(select(one, x, dim, i))
+        call.write_backs.append(one.write_back)
+    return tuple(fields)  # type: ignore[arg-type]
 
 
 @rule("index_select")
@@ -456,11 +452,6 @@ def repeat_interleave(call: Call, x: Value, repeats: Any = None, dim: int | None
     return taken(x.field, at, x.shape[at], np.arange(x.shape[at] * repeats) // repeats)
 
 
-def _rescaled(field: Field, factor: int, up: bool) -> Field:
-    """Pixel (un)shuffle changes the density of the grid, so the nominal jump of the axes that run along it."""
-    return field.each(lambda a: AxisField(a.parts, a.jump / factor if up else a.jump * factor, a.aligned, a.mixed))
-
-
 @rule("pixel_shuffle")
 def pixel_shuffle(call: Call, x: Value, r: int) -> Result:
     """(C r^2, H, W) -> (C, H r, W r): channel (c, i, j) goes to phase (i, j)."""
@@ -471,7 +462,7 @@ def pixel_shuffle(call: Call, x: Value, r: int) -> Result:
     split = (*b, c // (r * r), r, r, h, w)
     field = reshaped(field, x.shape, split)
     field = permuted(field, [*range(n), n, n + 3, n + 1, n + 4, n + 2])
-    return _rescaled(reshaped(field, (*b, c // (r * r), h, r, w, r), call.out[0]), r, up=True)
+    return rescaled(reshaped(field, (*b, c // (r * r), h, r, w, r), call.out[0]), Fraction(1, r))
 
 
 @rule("pixel_unshuffle")
@@ -483,7 +474,7 @@ def pixel_unshuffle(call: Call, x: Value, r: int) -> Result:
     split = (*b, c, h // r, r, w // r, r)
     field = reshaped(field, x.shape, split)
     field = permuted(field, [*range(n), n, n + 2, n + 4, n + 1, n + 3])
-    return _rescaled(reshaped(field, (*b, c, r, r, h // r, w // r), call.out[0]), r, up=False)
+    return rescaled(reshaped(field, (*b, c, r, r, h // r, w // r), call.out[0]), Fraction(r))
 
 
 @rule("channel_shuffle", "native_channel_shuffle")

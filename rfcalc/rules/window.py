@@ -232,34 +232,19 @@ def _pool(call: Call, x: Value, kernel: Any, stride: Any, padding: Any, dilation
     return field if len(call.out) == 1 else (field,) * len(call.out)
 
 
-@rule("max_pool1d", "max_pool1d_with_indices")
-def max_pool1d(call: Call, x: Value, k: Any, s: Any = (), p: Any = 0, d: Any = 1, ceil: bool = False) -> Result:
-    return _pool(call, x, k, s, p, d, 1)
+def _rank(op: str) -> int:
+    """How many spatial dims an op of a family has: the digit before the last d of `max_pool2d_with_indices`."""
+    return int(op.removesuffix("_with_indices")[-2])
 
 
-@rule("max_pool2d", "max_pool2d_with_indices")
-def max_pool2d(call: Call, x: Value, k: Any, s: Any = (), p: Any = 0, d: Any = 1, ceil: bool = False) -> Result:
-    return _pool(call, x, k, s, p, d, 2)
+@rule(*(f"max_pool{n}d{end}" for n in (1, 2, 3) for end in ("", "_with_indices")))
+def max_pool(call: Call, x: Value, k: Any, s: Any = (), p: Any = 0, d: Any = 1, ceil: bool = False) -> Result:
+    return _pool(call, x, k, s, p, d, _rank(call.op))
 
 
-@rule("max_pool3d", "max_pool3d_with_indices")
-def max_pool3d(call: Call, x: Value, k: Any, s: Any = (), p: Any = 0, d: Any = 1, ceil: bool = False) -> Result:
-    return _pool(call, x, k, s, p, d, 3)
-
-
-@rule("avg_pool1d")
-def avg_pool1d(call: Call, x: Value, k: Any, s: Any = (), p: Any = 0, *rest: Any, **kw: Any) -> Result:
-    return _pool(call, x, k, s, p, 1, 1)
-
-
-@rule("avg_pool2d")
-def avg_pool2d(call: Call, x: Value, k: Any, s: Any = (), p: Any = 0, *rest: Any, **kw: Any) -> Result:
-    return _pool(call, x, k, s, p, 1, 2)
-
-
-@rule("avg_pool3d")
-def avg_pool3d(call: Call, x: Value, k: Any, s: Any = (), p: Any = 0, *rest: Any, **kw: Any) -> Result:
-    return _pool(call, x, k, s, p, 1, 3)
+@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
+def avg_pool(call: Call, x: Value, k: Any, s: Any = (), p: Any = 0, *rest: Any, **kw: Any) -> Result:
+    return _pool(call, x, k, s, p, 1, _rank(call.op))
 
 
 @lru_cache(maxsize=256)
@@ -272,7 +257,11 @@ def adaptive_taps(n: int, n_out: int) -> Taps:
     return Taps(at, at)
 
 
-def _adaptive(call: Call, x: Value, n: int) -> Result:
+@rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+      *(f"adaptive_{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)))  # fmt: skip
+def adaptive_pool(call: Call, x: Value, size: Any) -> Result:
+    """Output o pools its share of the map; to 1 it is a global pool."""
+    n = _rank(call.op)
     assert x.field is not None
     first = len(x.shape) - n
     field = x.field
@@ -294,27 +283,12 @@ def _adaptive(call: Call, x: Value, n: int) -> Result:
     return field if len(call.out) == 1 else (field,) * len(call.out)
 
 
-@rule("adaptive_avg_pool1d", "adaptive_max_pool1d")
-def adaptive_pool1d(call: Call, x: Value, size: Any) -> Result:
-    return _adaptive(call, x, 1)
-
-
-@rule("adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d")
-def adaptive_pool2d(call: Call, x: Value, size: Any) -> Result:
-    return _adaptive(call, x, 2)
-
-
-@rule("adaptive_avg_pool3d", "_adaptive_avg_pool3d", "adaptive_max_pool3d")
-def adaptive_pool3d(call: Call, x: Value, size: Any) -> Result:
-    return _adaptive(call, x, 3)
-
-
 @rule("fractional_max_pool2d", "fractional_max_pool3d", "max_unpool2d", "max_unpool3d")
 def scattered(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     """Windows placed by random numbers, or targets placed by the data: any position of the map, channel by channel."""
     if x.field is None:
         return everywhere(call, x, *args)
-    n = 3 if call.op.endswith("3d") else 2
+    n = _rank(call.op)
     field = mix(reduce(x.field, range(len(x.shape) - n, len(x.shape))))
     return field if len(call.out) == 1 else (field,) * len(call.out)
 
@@ -349,14 +323,17 @@ def im2col(call: Call, x: Value, k: Any, dilation: Any, padding: Any, stride: An
     field = field.map(lambda p: permute_part(p, order))
     moved = tuple(shape[d] for d in order)
     field = field.map(lambda p: reshape_part(p, moved, call.out[0]))
-    return _stepped(field, ss)
+    return rescaled(field, Fraction(_common(ss)))
 
 
-def _stepped(field: Field, strides: tuple[int, ...]) -> Field:
-    """The windows of an image lie `stride` apart; the axes are those of the image in order."""
-    if len(set(strides)) == 1:
-        return field.each(lambda a: AxisField(a.parts, a.jump * strides[0], a.aligned, a.mixed))
-    return field
+def rescaled(field: Field, factor: Fraction) -> Field:
+    """The grid of every axis became coarser (factor above 1) or finer by a movement that is no window."""
+    return field.each(lambda a: AxisField(a.parts, a.jump * factor, a.aligned, a.mixed))
+
+
+def _common(strides: tuple[int, ...]) -> int:
+    """The windows of an image lie `stride` apart; with unequal strides the nominal jump is left alone."""
+    return strides[0] if len(set(strides)) == 1 else 1
 
 
 @rule("col2im")
@@ -381,13 +358,7 @@ def col2im(call: Call, x: Value, size: Any, k: Any, dilation: Any, padding: Any,
         taps = _fold_taps(hw[i], windows[i], ks[i], ss[i], ps[i], ds[i])
         field = tapped(field, at, flat[at], taps)
         shape[at : at + 2] = [hw[i]]
-    return _unstepped(field.unmasked(), ss)
-
-
-def _unstepped(field: Field, strides: tuple[int, ...]) -> Field:
-    if len(set(strides)) == 1:
-        return field.each(lambda a: AxisField(a.parts, a.jump / strides[0], a.aligned, a.mixed))
-    return field
+    return rescaled(field.unmasked(), Fraction(1, _common(ss)))
 
 
 @lru_cache(maxsize=256)
