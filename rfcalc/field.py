@@ -169,8 +169,8 @@ def _main_dim(part: Part) -> int:
 def identity(n: int, dim: int) -> AxisField:
     """The input itself: position i depends on pixel i.
 
-    >>> axis_range(identity(3, 0).parts)
-    (1, 1)
+    >>> identity(3, 0).parts[0].bounds[0].tolist()
+    [0, 1, 2]
     """
     return AxisField((Part(_ramp(n), (dim,)),))
 
@@ -922,10 +922,3 @@ def dense(parts: Sequence[Part], shape: Shape, rows: int = 4) -> tuple[Bounds, t
     if out is None:
         return np.full((rows,), EMPTY, np.int64), ()
     return out, dims
-
-
-def axis_range(parts: Sequence[Part]) -> tuple[int, int]:
-    """Smallest and largest unclipped extent of any position, for parts of one layout."""
-    b = parts[0].bounds
-    extent = 1 - b[3] - b[2]
-    return int(extent.min()), int(extent.max())

@@ -159,13 +159,11 @@ def slice_(call: Call, x: Value, dim: int = 0, start: Any = None, end: Any = Non
 
 @rule("select")
 def select(call: Call, x: Value, dim: int, index: Any) -> Result:
+    at = dim_of(dim, len(x.shape))
     if isinstance(index, Value):
         if index.const is None:  # any of them
-            return x.field and drop_dims(
-                mix(reduce(x.field, (dim_of(dim, len(x.shape)),))), (dim_of(dim, len(x.shape)),), len(x.shape)
-            )
+            return x.field and drop_dims(mix(reduce(x.field, (at,))), (at,), len(x.shape))
         index = int(index.const)
-    at = dim_of(dim, len(x.shape))
     n, shape = x.shape[at], x.shape
     where = np.array([index % n])
     kept = (*shape[:at], 1, *shape[at + 1 :])
