@@ -139,9 +139,32 @@ class Field:
 _memo: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
 
+class Line(NamedTuple):
+    """What most arrays turn out to be: position i has `ulo = low + step * i` and `uhi = high + step * i`.
+
+    Of that interval, never empty, `lo, hi` are what lies inside the input, `0..size-1`. `step` is positive.
+    """
+
+    step: int
+    low: int
+    high: int
+    size: int
+
+
+# What is known of an array beside its numbers, by identity: saves reading them. Lives as long as `_memo`.
+_lines: dict[int, tuple[Line, Bounds]] = {}
+
+
+def line_of(b: Bounds) -> Line | None:
+    """The line that an array is known to be; None says nothing about it."""
+    hit = _lines.get(id(b))
+    return hit and hit[0]
+
+
 def forget() -> None:
     """Drop the shared intermediate results (called when a trace ends)."""
     _memo.clear()
+    _lines.clear()
 
 
 # ---------------------------------------------------------------------------------------------- building blocks
@@ -172,7 +195,9 @@ def identity(n: int, dim: int) -> AxisField:
     >>> identity(3, 0).parts[0].bounds[0].tolist()
     [0, 1, 2]
     """
-    return AxisField((Part(_ramp(n), (dim,)),))
+    b = _ramp(n)
+    _lines[id(b)] = (Line(1, 0, 0, n), b)
+    return AxisField((Part(b, (dim,)),))
 
 
 NOTHING = AxisField(())
@@ -204,8 +229,16 @@ def _minimum(a: Bounds, b: Bounds) -> Bounds:
     hit = _memo.get(key)
     if hit is None:
         hit = _memo[key] = (np.minimum(a, b), a, b)
+        _note_hull(hit[0], a, b)
     result: Bounds = hit[0]
     return result
+
+
+def _note_hull(found: Bounds, a: Bounds, b: Bounds) -> None:
+    """The hull of two lines of one step is a line."""
+    x, y = line_of(a), line_of(b)
+    if x is not None and y is not None and x.step == y.step and x.size == y.size:
+        _lines[id(found)] = (Line(x.step, min(x.low, y.low), max(x.high, y.high), x.size), found)
 
 
 def _limit(cells: int) -> None:
@@ -343,12 +376,43 @@ def window_part(part: Part, dim: int, n: int, n_out: int, k: int, s: int, before
     key = ("window", id(b), ax, n_out, k, s, before, d, id(jump))
     hit = _memo.get(key)
     if hit is None:
-        found = _window(b, ax, n_out, k, s, before, d, jump)
-        # A field that grows along the map is not the same everywhere: the ends tell.
-        flat = n_out > 1 and (b.ndim > 2 or found[2, 0] == found[2, -1]) and _same_ends(found, ax)
+        line = _window_line(line_of(b), n, n_out, k, s, before, d, jump)
+        if line is not None:
+            found, flat = _drawn(line, n_out), False
+            _lines[id(found)] = (line, found)
+        else:
+            found = _window(b, ax, n_out, k, s, before, d, jump)
+            # A field that grows along the map is not the same everywhere: the ends tell.
+            flat = n_out > 1 and (b.ndim > 2 or found[2, 0] == found[2, -1]) and _same_ends(found, ax)
         hit = _memo[key] = (found, flat, b, jump)
     out = Part(hit[0], part.dims, part.local, part.span)
     return settle(out, (dim,)) if hit[1] else out
+
+
+def _window_line(
+    line: Line | None, n: int, n_out: int, k: int, s: int, before: int, d: int, jump: Fraction
+) -> Line | None:  # fmt: skip
+    """The window of a line, where it is one: padding goes on with the line's own step, every output sees a pixel, and
+    a tap that falls on padding takes nothing away that its neighbours inside would not reach past the border."""
+    if line is None or n_out < 1:
+        return None
+    step, low, high, size = line
+    end = (n_out - 1) * s - before + (k - 1) * d
+    if before < 0 or window_hits(n, k, s, before, d, n_out) is not None:
+        return None
+    if (before > 0 or end >= n) and jump != step:
+        return None
+    if (before > 0 and low + step * (d - 1) > 0) or (end >= n and high + step * (n - d) < size - 1):
+        return None
+    return Line(step * s, low - step * before, high + step * ((k - 1) * d - before), size)
+
+
+def _drawn(line: Line, n: int) -> Bounds:
+    """A line as an array of n positions."""
+    step, low, high, size = line
+    b: Bounds = _ramp(n) * step + np.array([[low], [-high], [low], [-high]])
+    np.maximum(b[:2], [[0], [1 - size]], out=b[:2])
+    return b
 
 
 def _same_ends(b: Bounds, ax: int) -> bool:
@@ -637,6 +701,11 @@ def _axes_agree(a: AxisField, b: AxisField) -> bool:
             if p.local and q.local and p.dims and p.dims == q.dims and p.bounds.shape == q.bounds.shape:
                 if p.bounds is q.bounds:
                     continue
+                line, other = line_of(p.bounds), line_of(q.bounds)
+                if line is not None and other is not None:
+                    if line.step != other.step or line.low + line.high != other.low + other.high:
+                        return False
+                    continue
                 key = ("centres", id(p.bounds), id(q.bounds))
                 hit = _memo.get(key)
                 if hit is None:
@@ -688,6 +757,9 @@ def join_axes(axes: Sequence[AxisField]) -> AxisField:
 
 def beside_axes(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> AxisField:
     """Operands of a concatenation: each exists on its own stretch of `dim`, and is context where others vary."""
+    grown = _one_more(axes, sizes, dim)
+    if grown is not None:
+        return grown
     total = sum(sizes)
     vary = [a.varies() for a in axes]
     some = any(vary)
@@ -713,8 +785,28 @@ def beside_axes(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> Ax
         start += n
     aligned = _all_agree(lead, beside)
     if plain and len(parts) > 1:
-        return AxisField(tuple(parts), lead.jump, aligned, mixed or not all(p.local for p in parts))
+        out = AxisField(tuple(parts), lead.jump, aligned, mixed or not all(p.local for p in parts))
+        if len(beside) == len(axes):
+            _memo[("beside", dim, *map(id, axes))] = (out, lead, total, axes)
+        return out
     return _axis_field(parts, lead.jump, aligned, mixed)
+
+
+def _one_more(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> AxisField | None:
+    """A dense block concatenates what it concatenated before, and one operand more: only that one is new."""
+    last = axes[-1]
+    known = _memo.get(("beside", dim, *map(id, axes[:-1]))) if len(axes) > 2 else None
+    if known is None or len(last.parts) != 1:
+        return None
+    before, lead, start, _ = known
+    p, n = last.parts[0], sizes[-1]
+    if p.span is not None or dim in p.dims or not n or last.varies() != lead.varies():
+        return None
+    parts = (*before.parts, Part(p.bounds, p.dims, p.local, Span(dim, start, start + n)))
+    aligned = before.aligned and last.aligned and _axes_agree(lead, last)
+    out = AxisField(parts, lead.jump, aligned, before.mixed or last.mixed or not p.local)
+    _memo[("beside", dim, *map(id, axes))] = (out, lead, start + n, axes)
+    return out
 
 
 def _all_agree(lead: AxisField, axes: Sequence[AxisField]) -> bool:
@@ -765,11 +857,23 @@ def _reduce_beside(a: AxisField, gone: frozenset[int]) -> AxisField:
     )
     if not alike or not gone.isdisjoint(first.dims) or any(p.bounds.shape != first.bounds.shape for p in a.parts):
         return a.with_parts([reduce_part(p, gone) for p in a.parts])
-    key = ("hull", *[id(p.bounds) for p in a.parts])
+    return AxisField((Part(_hull([p.bounds for p in a.parts]), first.dims, first.local),), a.jump, a.aligned, a.mixed)
+
+
+def _hull(arrays: list[Bounds]) -> Bounds:
+    """The hull of arrays of one layout; that of all but the last is often known already, from a dense block."""
+    key = ("hull", *map(id, arrays))
     hit = _memo.get(key)
     if hit is None:
-        hit = _memo[key] = (np.min([p.bounds for p in a.parts], 0), a)
-    return AxisField((Part(hit[0], first.dims, first.local),), a.jump, a.aligned, a.mixed)
+        known = _memo.get(key[:-1])
+        if known is None:
+            found = np.min(arrays, 0)
+        else:
+            found = np.minimum(known[0], arrays[-1])
+            _note_hull(found, known[0], arrays[-1])
+        hit = _memo[key] = (found, arrays)
+    result: Bounds = hit[0]
+    return result
 
 
 def drop_dims(field: Field, dims: Sequence[int], ndim: int) -> Field:

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from .errors import ForwardError, InputError, RfcalcError
-from .field import EMPTY, NOTHING, AxisField, Field, Part, Shape, dense, forget, identity, take_part
+from .field import EMPTY, NOTHING, AxisField, Field, Part, Shape, Span, dense, forget, identity, line_of, take_part
 from .rules import Window
-from .shortcut import SHORTCUTS
+from .shortcut import LEVEL_2
 from .trace import Event, NeedsValuesError, Trace, Tree, UnseenOpError, run_forward, survey
 
 SCHEMA = "rfcalc.report/1"
@@ -54,8 +55,7 @@ class Region:
     unclipped: tuple[int, int] | None
 
 
-@dataclass(frozen=True, slots=True)
-class LayerRow:
+class LayerRow(NamedTuple):
     """One layer: a call of a `torch.nn` module, or one functional op. Per-axis tuples follow `Report.axes`.
 
     `n_in`, `n_out`, `kernel` ... have one entry per spatial dim of the map. `r_*` are in input pixels, `start` is
@@ -217,13 +217,13 @@ def _number(j: Fraction) -> int | str:
 
 def _row_dict(r: LayerRow) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    for f in dataclasses.fields(r):
-        v = getattr(r, f.name)
-        if f.name in ("j_in", "j_out"):
-            v = [_number(j) for j in v]
-        elif f.name == "padding" and v is not None:
-            v = [a if a == b else [a, b] for a, b in v]
-        out["global" if f.name == "is_global" else f.name] = _plain(v)
+    for name, v in zip(r._fields, r, strict=True):
+        plain: Any = v
+        if name in ("j_in", "j_out"):
+            plain = [_number(j) for j in plain]
+        elif name == "padding" and v is not None:
+            plain = [a if a == b else [a, b] for a, b in plain]
+        out["global" if name == "is_global" else name] = _plain(plain)
     return out
 
 
@@ -253,6 +253,7 @@ class _Extent(NamedTuple):
     is_global: bool
 
 
+_NO_WINDOW = (None, None, None, None, None)
 _NO_EXTENT = _Extent(0, 0, 0, 0.0, 0, True, False)
 
 
@@ -332,10 +333,19 @@ def _distinct(b: Any) -> Any:
 
 def _beside(parts: Sequence[Part]) -> bool:
     """Are these operands of one concatenation, none overlapping another?"""
-    spans = sorted(p.span for p in parts if p.span is not None)
+    spans = [p.span for p in parts if p.span is not None]
     if len(spans) != len(parts):
         return False
-    return all(a.dim == b.dim and a.stop <= b.start for a, b in itertools.pairwise(spans))
+    return _in_order(spans) or _in_order(sorted(spans))
+
+
+def _in_order(spans: Sequence[Span]) -> bool:
+    dim, end = spans[0].dim, 0
+    for d, start, stop in spans:
+        if d != dim or start < end:
+            return False
+        end = stop
+    return True
 
 
 def _sizes(b: Any) -> tuple[int, int]:
@@ -363,6 +373,10 @@ class _Facts(NamedTuple):
 
 
 def _facts(b: Any) -> _Facts:
+    line = line_of(b)
+    if line is not None:
+        r = line.high - line.low + 1
+        return _Facts(r, r, line.low, line.high, True)
     if not b.size:  # a tensor without elements
         return _Facts(0, 0, 0, -1, True)
     largest, smallest = _sizes(b)
@@ -404,12 +418,16 @@ def _region(axis: Axis, a: AxisField, shape: Shape, where: Mapping[int, int]) ->
 # ------------------------------------------------------------------------------------------------------- rows
 
 
+@lru_cache(maxsize=4096)
+def _is_layer_type(kind: type) -> bool:
+    homes = ("torch.nn.", "torch.ao.nn.")
+    return any(c.__module__.startswith(homes) and c not in _TORCH_CONTAINERS for c in kind.__mro__)
+
+
 def _is_layer(module: nn.Module | None) -> bool:
     """Is this a layer torch knows (or a subclass of one), so that its call is one row?"""
-    if module is None:
-        return False
-    homes = ("torch.nn.", "torch.ao.nn.")
-    return any(c.__module__.startswith(homes) and c not in _TORCH_CONTAINERS for c in type(module).__mro__)
+    kind: type = type(module)
+    return module is not None and _is_layer_type(kind)
 
 
 def _combine(windows: Sequence[Window]) -> Window | None:
@@ -538,6 +556,11 @@ class _Reader:
             f = self.facts(a.parts[0])
             centre = (f.low + f.high) / 2 + 0.5
             return _Extent(f.largest, f.smallest, f.largest, centre, 0 - f.low, a.aligned and f.regular, False)
+        if not a.mixed and _beside(a.parts):
+            columns = zip(*[self.facts(p) for p in a.parts], strict=True)
+            sizes, least, lows, highs, even = columns
+            low, high, r = min(lows), max(highs), max(sizes)
+            return _Extent(r, min(least), r, (low + high) / 2 + 0.5, 0 - low, a.aligned and all(even), False)
         largest, smallest = self.sizes(a.parts, shape)
         local = [p for p in a.parts if p.local]
         r_local = largest if len(local) in (0, len(a.parts)) else self.sizes(local, shape)[0]
@@ -552,16 +575,16 @@ class _Reader:
     def extents(self, f: Field, shape: Shape) -> list[_Extent]:
         out = []
         for axis, a in zip(self.axes, f.axes, strict=True):
+            parts = a.parts
+            if len(parts) > 1 and not a.mixed and parts[0].span is not None:
+                out.append(self.extent(a, shape, axis.size))  # cheaper than to ask whether it is known
+                continue
             # H and W of a square map share their arrays.
             key: Any
-            if len(a.parts) == 1 and a.parts[0].span is None:
-                key = (a.aligned, a.mixed, axis.size, id(a.parts[0].bounds), a.parts[0].local)
+            if len(parts) == 1 and parts[0].span is None:
+                key = (a.aligned, a.mixed, axis.size, id(parts[0].bounds), parts[0].local)
             else:
-                parts = tuple([(id(p.bounds), p.local, p.span) for p in a.parts])
-                dims: Any = tuple([p.dims for p in a.parts])
-                if len(set(dims)) == 1 and len(dims[0]) == 1 and a.parts[0].span is not None:
-                    dims = shape[dims[0][0]]  # which dim it is does not matter to operands that lie side by side
-                key = (a.aligned, a.mixed, axis.size, shape if type(dims) is tuple else dims, parts, dims)
+                key = (a.aligned, a.mixed, axis.size, shape, *[(id(p.bounds), p.local, p.span, p.dims) for p in parts])
             hit = self.known_extents.get(key)
             if hit is None:
                 hit = self.known_extents[key] = (self.extent(a, shape, axis.size), a)
@@ -600,25 +623,34 @@ class _Reader:
         return shape[-1] if len(shape) - 1 not in grid else None
 
     def row(self, d: _Draft, tensors: Sequence[Tensor]) -> LayerRow:
-        first, last = d.events[0], d.events[-1]
-        window = _combine([w for e in d.events for w in e.windows])
+        events = d.events
+        first, last = events[0], events[-1]
+        windows, macs = first.windows, first.macs
+        if first is not last:
+            windows, macs = [w for e in events for w in e.windows], sum([e.macs for e in events])
+        window = _combine(windows) if windows else None
         shape_in, field_in = first.ins[0]
         before, after = self.side(shape_in, field_in), self.side(last.shape, last.field)
         r_in = before.r
         for s, f in first.ins[1:]:
             if f is not field_in:
                 r_in = tuple(map(max, r_in, self.side(s, f).r))
-        moves = window is not None or before.n != after.n or r_in != after.r or before.jumps != after.jumps
-        return LayerRow(
-            d.name, d.path, d.op, last.number, shape_in, last.shape, after.grid,
-            window.kernel if window else None, window.stride if window else None,
-            window.padding if window else None, window.dilation if window else None,
-            window.groups if window else None,
+        moves = window is not None or (
+            before is not after and (before.n != after.n or r_in != after.r or before.jumps != after.jumps)
+        )
+        params = trainable = 0
+        for t in tensors:
+            n = t.numel()
+            params += n
+            if t.requires_grad:
+                trainable += n
+        # Positional and past __new__: a model has thousands of rows, and each name costs as much as the number.
+        return LayerRow._make((
+            d.name, d.path, d.op, last.number, shape_in, last.shape, after.grid, *(window or _NO_WINDOW),
             before.n, after.n, before.channels, after.channels, before.jumps, after.jumps,
             r_in, after.r, after.r_min, after.r_local, after.start, after.padding, after.is_global,
-            sum([t.numel() for t in tensors]), sum([t.numel() for t in tensors if t.requires_grad]),
-            sum([e.macs for e in d.events]), last.nbytes, not last.field.approx, after.regular, moves,
-        )  # fmt: skip
+            params, trainable, macs, last.nbytes, not last.field.approx, after.regular, moves,
+        ))  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- analyze
@@ -672,7 +704,7 @@ def _analyze(
     if any(isinstance(t, UninitializedTensorMixin) for _, t in tree.params.values()):
         tree = survey(_materialised(model, spec))
         notes.append("lazy modules were initialised in a copy")
-    shortcuts = SHORTCUTS if level == 2 else None
+    shortcuts = LEVEL_2 if level == 2 else None
     dtype = next((t.dtype for _, t in tree.params.values() if t.is_floating_point()), torch.float32)
     try:
         trace = _run(tree, spec, shortcuts, dtype, "meta")

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .field import Field, Shape, join, mix, reduce, window_length
 from .rules import RULES, Call, Value
 from .rules.window import conv_window
 from .rules.work import WORK
-from .trace import Run, Traced, write
+from .trace import Layer, Run, Shortcuts, Traced, write
 
 Shortcut = Callable[..., Any]
 SHORTCUTS: dict[Any, Shortcut] = {}
@@ -74,12 +74,12 @@ def _out(run: Run, op: Any, x: Tensor, v: Value, call: Call, field: Field | None
 
 
 def _unary(run: Run, op: Any, x: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
-    if type(x) is not Tensor or (args and args[-1] is True) or not x.is_floating_point():
+    if type(x) is not Tensor or not x.is_floating_point():
         return NotImplemented
     v = run.value(x)
     if v.field is None:
         return NotImplemented
-    if inplace:
+    if inplace or (args and args[-1] is True):
         return _inside(run, op, x)
     return _out(run, op, x, v, Call("relu", (v.shape,)), v.field.unmasked())
 
@@ -533,3 +533,51 @@ def merged(run: Run, op: Any, x: Any, dim: Any = None, keepdim: bool = False, **
     shape = tuple(1 if d in gone else s for d, s in enumerate(v.shape) if keepdim or d not in gone)
     call = Call("mean", (shape,))
     return _out(run, op, x, v, call, RULES["mean"](call, v, list(dims), keepdim))  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------ whole layers
+
+
+def _conv_arguments(d: dict[str, Any]) -> tuple[Any, ...] | None:
+    if d["padding_mode"] != "zeros":  # padded by an op of its own
+        return None
+    p = d["_parameters"]
+    return p.get("weight"), p.get("bias"), d["stride"], d["padding"], d["dilation"], d["groups"]
+
+
+def _norm_arguments(d: dict[str, Any]) -> tuple[Any, ...]:
+    p, b = d["_parameters"], d["_buffers"]
+    return b.get("running_mean"), b.get("running_var"), p.get("weight"), p.get("bias"), False, 0.0, d["eps"]
+
+
+def _linear_arguments(d: dict[str, Any]) -> tuple[Any, ...]:
+    p = d["_parameters"]
+    return p.get("weight"), p.get("bias")
+
+
+def _layer_norm_arguments(d: dict[str, Any]) -> tuple[Any, ...]:
+    p = d["_parameters"]
+    return d["normalized_shape"], p.get("weight"), p.get("bias"), d["eps"]
+
+
+def _unary_arguments(d: dict[str, Any]) -> tuple[Any, ...]:
+    return (True,) if d.get("inplace") else ()
+
+
+LAYERS: dict[type[nn.Module], Layer] = {
+    nn.Conv1d: Layer(torch.conv1d, _conv_arguments),
+    nn.Conv2d: Layer(torch.conv2d, _conv_arguments),
+    nn.Conv3d: Layer(torch.conv3d, _conv_arguments),
+    nn.BatchNorm1d: Layer(F.batch_norm, _norm_arguments),
+    nn.BatchNorm2d: Layer(F.batch_norm, _norm_arguments),
+    nn.BatchNorm3d: Layer(F.batch_norm, _norm_arguments),
+    nn.Linear: Layer(F.linear, _linear_arguments),
+    nn.LayerNorm: Layer(F.layer_norm, _layer_norm_arguments),
+    nn.Dropout: Layer(F.dropout, lambda d: (d["p"], False)),
+    nn.ReLU: Layer(F.relu, _unary_arguments),
+    nn.ReLU6: Layer(F.relu6, _unary_arguments),
+    nn.SiLU: Layer(F.silu, _unary_arguments),
+    nn.Hardswish: Layer(F.hardswish, _unary_arguments),
+    nn.GELU: Layer(F.gelu, _unary_arguments),
+}
+LEVEL_2 = Shortcuts(SHORTCUTS, LAYERS)

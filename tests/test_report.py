@@ -1,6 +1,5 @@
 """What a report says: the values of the literature, rows, totals, regions, and the way to JSON and back."""
 
-import dataclasses
 import doctest
 import json
 from fractions import Fraction
@@ -355,7 +354,7 @@ def test_values_are_frozen():
         (report.axes[0], "size"),
         (region, "exact"),
     ]:
-        with pytest.raises(dataclasses.FrozenInstanceError):
+        with pytest.raises(AttributeError):
             setattr(value, attribute, 0)
     assert isinstance(hash(report.rows[0]), int)
     assert all(

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rfcalc
-from rfcalc.report import SHORTCUTS
-from rfcalc.shortcut import broadcast_shape
+from rfcalc.shortcut import SHORTCUTS, broadcast_shape
 
 N = 8  # every dim of the map, so that any permutation of it still fits the weights
 W = {n: torch.ones(N, N, *(3,) * n) for n in (1, 2, 3)}

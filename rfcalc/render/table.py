@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import difflib
 import io
 import json
@@ -85,7 +84,7 @@ def checked_columns(text: str) -> list[str]:
     """`n_out,r_out` -> field names of LayerRow. Raises RfcalcError that gives the nearest names, or all of them."""
     from rfcalc.report import LayerRow
 
-    known = [field.name for field in dataclasses.fields(LayerRow)]
+    known = LayerRow._fields
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:

@@ -8,8 +8,7 @@ In-place and `out=` forms share the rule of the plain op: `relu_` is looked up a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..field import Field, Shape, broadcast, everything, join, mix
 
@@ -30,8 +29,7 @@ class Value:
         self.shape, self.field, self.const = shape, field, const
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """The geometry a table prints for an op: one entry per spatial dim. `padding` is (before, after)."""
 
     kernel: tuple[int, ...]

@@ -53,7 +53,7 @@ def row(name: str, op: str, **changes) -> LayerRow:
     )
     if "r_out" in changes:
         changes = {"r_min": changes["r_out"], "r_local": changes["r_out"], **changes}
-    return dataclasses.replace(plain, **changes)
+    return plain._replace(**changes)
 
 
 def window(name: str, op: str, k: int, **changes) -> LayerRow:
