@@ -58,10 +58,11 @@ class AxisField:
     """The dependence of one tensor on one input axis.
 
     `jump` is the nominal effective stride. `aligned`: all paths so far agreed on jump and centre. `mixed`: some
-    operation brought in global context (attention, statistics, a pooled gate, an unknown op).
+    operation brought in global context (attention, statistics, a pooled gate, an unknown op). `before`: of a
+    concatenation, the one it continues by its last part; what is known of that need not be worked out again.
     """
 
-    __slots__ = ("aligned", "jump", "mixed", "parts")
+    __slots__ = ("aligned", "before", "jump", "mixed", "parts")
 
     def __init__(
         self,
@@ -69,8 +70,9 @@ class AxisField:
         jump: Fraction = _ONE,
         aligned: bool = True,
         mixed: bool = False,
+        before: AxisField | None = None,
     ) -> None:
-        self.parts, self.jump, self.aligned, self.mixed = parts, jump, aligned, mixed
+        self.parts, self.jump, self.aligned, self.mixed, self.before = parts, jump, aligned, mixed, before
 
     def with_parts(self, parts: Sequence[Part], jump: Fraction | None = None) -> AxisField:
         return _axis_field(parts, self.jump if jump is None else jump, self.aligned, self.mixed)
@@ -229,16 +231,18 @@ def _minimum(a: Bounds, b: Bounds) -> Bounds:
     hit = _memo.get(key)
     if hit is None:
         hit = _memo[key] = (np.minimum(a, b), a, b)
-        _note_hull(hit[0], a, b)
+        _note_hull(hit[0], (a, b))
     result: Bounds = hit[0]
     return result
 
 
-def _note_hull(found: Bounds, a: Bounds, b: Bounds) -> None:
-    """The hull of two lines of one step is a line."""
-    x, y = line_of(a), line_of(b)
-    if x is not None and y is not None and x.step == y.step and x.size == y.size:
-        _lines[id(found)] = (Line(x.step, min(x.low, y.low), max(x.high, y.high), x.size), found)
+def _note_hull(found: Bounds, arrays: Sequence[Bounds]) -> None:
+    """The hull of lines of one step is a line."""
+    lines = [line for b in arrays if (line := line_of(b)) is not None]
+    if len(lines) == len(arrays):
+        steps, lows, highs, sizes = zip(*lines, strict=True)
+        if len(set(steps)) == 1 == len(set(sizes)):
+            _lines[id(found)] = (Line(steps[0], min(lows), max(highs), sizes[0]), found)
 
 
 def _limit(cells: int) -> None:
@@ -410,9 +414,20 @@ def _window_line(
 def _drawn(line: Line, n: int) -> Bounds:
     """A line as an array of n positions."""
     step, low, high, size = line
-    b: Bounds = _ramp(n) * step + np.array([[low], [-high], [low], [-high]])
-    np.maximum(b[:2], [[0], [1 - size]], out=b[:2])
+    b: Bounds = _stepped(n, step) + np.array(((low,), (-high,), (low,), (-high,)))
+    np.maximum(b[:2], _edges(size), out=b[:2])
     return b
+
+
+@lru_cache(maxsize=256)
+def _stepped(n: int, step: int) -> Bounds:
+    return _ramp(n) * step
+
+
+@lru_cache(maxsize=256)
+def _edges(size: int) -> Bounds:
+    """The least that `lo` and `-hi` can be."""
+    return np.array([[0], [1 - size]])
 
 
 def _same_ends(b: Bounds, ax: int) -> bool:
@@ -804,7 +819,7 @@ def _one_more(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> Axis
         return None
     parts = (*before.parts, Part(p.bounds, p.dims, p.local, Span(dim, start, start + n)))
     aligned = before.aligned and last.aligned and _axes_agree(lead, last)
-    out = AxisField(parts, lead.jump, aligned, before.mixed or last.mixed or not p.local)
+    out = AxisField(parts, lead.jump, aligned, before.mixed or last.mixed or not p.local, before)
     _memo[("beside", dim, *map(id, axes))] = (out, lead, start + n, axes)
     return out
 
@@ -838,42 +853,43 @@ def broadcast(field: Field, old: Shape, new: Shape) -> Field:
 def reduce(field: Field, dims: Sequence[int]) -> Field:
     """Hull over whole dims; the numbering of dims stays (keepdim)."""
     gone = frozenset(dims)
-    if field.mask is None and any(len(a.parts) > 4 for a in field.axes):
-        return Field(tuple(_reduce_beside(a, gone) for a in field.axes), field.approx)
-    if field.mask is None and all(
-        p.span is None and gone.isdisjoint(p.dims) for a in field.axes for p in a.parts
-    ):  # the usual case: nothing varies along them
-        return field
-    return field.map(lambda p: reduce_part(p, gone))
+    if field.mask is not None:
+        return field.map(lambda p: reduce_part(p, gone))
+    axes = tuple([_reduce_axis(a, gone) for a in field.axes])
+    return field if axes == field.axes else Field(axes, field.approx)
+
+
+def _reduce_axis(a: AxisField, gone: frozenset[int]) -> AxisField:
+    if len(a.parts) > 1:
+        return _reduce_beside(a, gone)
+    for p in a.parts:  # usually nothing varies along them
+        if p.span is not None or not gone.isdisjoint(p.dims):
+            return a.with_parts([reduce_part(p, gone)])
+    return a
 
 
 def _reduce_beside(a: AxisField, gone: frozenset[int]) -> AxisField:
-    """Hull over the dim along which many operands of a concatenation lie: one pass over their arrays."""
-    if not a.parts:
-        return a
-    first = a.parts[0]
-    alike = all(
-        p.span is not None and p.span.dim in gone and p.dims == first.dims and p.local == first.local for p in a.parts
-    )
-    if not alike or not gone.isdisjoint(first.dims) or any(p.bounds.shape != first.bounds.shape for p in a.parts):
-        return a.with_parts([reduce_part(p, gone) for p in a.parts])
-    return AxisField((Part(_hull([p.bounds for p in a.parts]), first.dims, first.local),), a.jump, a.aligned, a.mixed)
-
-
-def _hull(arrays: list[Bounds]) -> Bounds:
-    """The hull of arrays of one layout; that of all but the last is often known already, from a dense block."""
-    key = ("hull", *map(id, arrays))
+    """Hull over the dim along which many operands of a concatenation lie."""
+    key = ("beside", id(a), gone)
     hit = _memo.get(key)
     if hit is None:
-        known = _memo.get(key[:-1])
-        if known is None:
-            found = np.min(arrays, 0)
-        else:
-            found = np.minimum(known[0], arrays[-1])
-            _note_hull(found, known[0], arrays[-1])
-        hit = _memo[key] = (found, arrays)
-    result: Bounds = hit[0]
+        hit = _memo[key] = (_reduced(a, gone), a)
+    result: AxisField = hit[0]
     return result
+
+
+def _reduced(a: AxisField, gone: frozenset[int]) -> AxisField:
+    last = a.parts[-1]
+    if a.before is not None and gone.isdisjoint(last.dims):
+        rest = _reduce_beside(a.before, gone).parts
+        if len(rest) == 1 and _alike(rest[0], last):
+            hull = _minimum(rest[0].bounds, last.bounds)
+            return AxisField((Part(hull, last.dims, last.local),), a.jump, a.aligned, a.mixed)
+    return a.with_parts([reduce_part(p, gone) for p in a.parts])
+
+
+def _alike(p: Part, q: Part) -> bool:
+    return p.dims == q.dims and p.local == q.local and p.bounds.shape == q.bounds.shape
 
 
 def drop_dims(field: Field, dims: Sequence[int], ndim: int) -> Field:

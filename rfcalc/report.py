@@ -253,6 +253,7 @@ class _Extent(NamedTuple):
     is_global: bool
 
 
+_NO_DIMS: frozenset[int] = frozenset()
 _NO_WINDOW = (None, None, None, None, None)
 _NO_EXTENT = _Extent(0, 0, 0, 0.0, 0, True, False)
 
@@ -497,7 +498,11 @@ def _owned(
     lost: dict[str, int] = {}
     for ident, (owner, tensor) in params.items():
         uses = first_use.get(ident, [])
-        at = next((i for i in uses if drafts[i].path == owner), None)
+        at = None
+        for i in uses:
+            if drafts[i].path == owner:
+                at = i
+                break
         if at is None and ident in used:
             path: str | None = owner
             while at is None and path is not None:
@@ -533,6 +538,8 @@ class _Reader:
     def __init__(self, axes: Sequence[Axis], layout: str) -> None:
         self.axes, self.layout = axes, layout
         self.known_facts: dict[int, tuple[_Facts, Any]] = {}
+        self.known_beside: dict[int, tuple[_Facts, Any]] = {}
+        self.known_along: dict[int, tuple[frozenset[int], Any]] = {}
         self.known_extents: dict[Any, tuple[_Extent, Any]] = {}
         self.known_sides: dict[Any, tuple[_Side, Any]] = {}
 
@@ -540,6 +547,20 @@ class _Reader:
         hit = self.known_facts.get(id(p.bounds))
         if hit is None:
             hit = self.known_facts[id(p.bounds)] = (_facts(p.bounds), p.bounds)
+        return hit[0]
+
+    def facts_beside(self, a: AxisField) -> _Facts:
+        """Of operands that lie side by side: a dense block asks again and again, with one more each time."""
+        hit = self.known_beside.get(id(a))
+        if hit is None:
+            apart = (
+                [self.facts(p) for p in a.parts]
+                if a.before is None
+                else [self.facts_beside(a.before), self.facts(a.parts[-1])]
+            )
+            sizes, least, lows, highs, even = zip(*apart, strict=True)
+            found = _Facts(max(sizes), min(least), min(lows), max(highs), all(even))
+            hit = self.known_beside[id(a)] = (found, a)
         return hit[0]
 
     def sizes(self, parts: Sequence[Part], shape: Shape) -> tuple[int, int]:
@@ -556,11 +577,9 @@ class _Reader:
             f = self.facts(a.parts[0])
             centre = (f.low + f.high) / 2 + 0.5
             return _Extent(f.largest, f.smallest, f.largest, centre, 0 - f.low, a.aligned and f.regular, False)
-        if not a.mixed and _beside(a.parts):
-            columns = zip(*[self.facts(p) for p in a.parts], strict=True)
-            sizes, least, lows, highs, even = columns
-            low, high, r = min(lows), max(highs), max(sizes)
-            return _Extent(r, min(least), r, (low + high) / 2 + 0.5, 0 - low, a.aligned and all(even), False)
+        if not a.mixed and (a.before is not None or _beside(a.parts)):
+            r, r_min, low, high, even = self.facts_beside(a)
+            return _Extent(r, r_min, r, (low + high) / 2 + 0.5, 0 - low, a.aligned and even, False)
         largest, smallest = self.sizes(a.parts, shape)
         local = [p for p in a.parts if p.local]
         r_local = largest if len(local) in (0, len(a.parts)) else self.sizes(local, shape)[0]
@@ -608,12 +627,24 @@ class _Reader:
         """Which dims of a tensor are its map: those the local fields run along, else the usual ones."""
         n = len(shape)
         default = tuple(range(2, n)) if n > 3 or (n == 3 and self.layout[:1] == "C" and len(self.layout) == 2) else (1,)
-        along = {d for a in f.axes for p in a.parts if p.local for d in p.dims}
+        along = self.along(f.axes[0]).union(*[self.along(a) for a in f.axes[1:]])
         if n <= 2:
             return tuple(sorted(along)) if self.layout == "T" else ()
         if not along or along <= set(default) or (1 in along and set(default) < along):
             return default
         return tuple(sorted(along))
+
+    def along(self, a: AxisField) -> frozenset[int]:
+        """The dims that the local field of an axis runs along."""
+        if len(a.parts) == 1:
+            p = a.parts[0]
+            return frozenset(p.dims) if p.local else _NO_DIMS
+        hit = self.known_along.get(id(a))
+        if hit is None:
+            apart = a.parts if a.before is None else a.parts[-1:]
+            dims = frozenset([d for p in apart if p.local for d in p.dims])
+            hit = self.known_along[id(a)] = (dims if a.before is None else dims | self.along(a.before), a)
+        return hit[0]
 
     def channels(self, shape: Shape, grid: tuple[int, ...]) -> int | None:
         if len(shape) < 2:
@@ -630,11 +661,11 @@ class _Reader:
             windows, macs = [w for e in events for w in e.windows], sum([e.macs for e in events])
         window = _combine(windows) if windows else None
         shape_in, field_in = first.ins[0]
-        before, after = self.side(shape_in, field_in), self.side(last.shape, last.field)
+        after = self.side(last.shape, last.field)
+        before = after if field_in is last.field and shape_in == last.shape else self.side(shape_in, field_in)
         r_in = before.r
-        for s, f in first.ins[1:]:
-            if f is not field_in:
-                r_in = tuple(map(max, r_in, self.side(s, f).r))
+        if len(first.ins) > 1:
+            r_in = tuple(map(max, *[self.side(s, f).r for s, f in first.ins]))
         moves = window is not None or (
             before is not after and (before.n != after.n or r_in != after.r or before.jumps != after.jumps)
         )

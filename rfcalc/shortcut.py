@@ -23,6 +23,7 @@ from .rules.work import WORK
 from .trace import Layer, Run, Shortcuts, Traced, write
 
 Shortcut = Callable[..., Any]
+_META = torch.device("meta")
 SHORTCUTS: dict[Any, Shortcut] = {}
 
 
@@ -55,7 +56,7 @@ def _empty(x: Tensor, shape: Shape) -> Tensor | None:
 
 def _meta(shape: Shape, like: Tensor) -> Tensor:
     """`like.new_empty(shape)`, without the detour through torch's Python reference of it."""
-    return torch.empty(shape, dtype=like.dtype, device="meta")
+    return torch.empty(shape, dtype=like.dtype, device=_META)
 
 
 def _out(run: Run, op: Any, x: Tensor, v: Value, call: Call, field: Field | None) -> Any:
@@ -499,20 +500,28 @@ def cat(run: Run, op: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     first = tensors[0]
     n = first.dim()
     at = dim % n if n else 0
+    dtype = first.dtype
     items = []
+    ins = []
     total = 0
+    before: Shape | None = None
+    after: Shape = ()
     for t in tensors:
-        if type(t) is not Tensor or t.dtype is not first.dtype or t.dim() != n or not t.is_contiguous():
+        if type(t) is not Tensor or t.dtype is not dtype or not t.is_contiguous():
             return NotImplemented
         v = run.value(t)
-        items.append(v)
-        total += v.shape[at]
-        if v.shape[:at] + v.shape[at + 1 :] != items[0].shape[:at] + items[0].shape[at + 1 :]:
+        shape = v.shape
+        if before is None:
+            before, after = shape[:at], shape[at + 1 :]
+        if len(shape) != n or shape[:at] != before or shape[at + 1 :] != after:
             return NotImplemented
-    ins = [(v.shape, v.field) for v in items if v.field is not None]
-    if not ins:
+        items.append(v)
+        total += shape[at]
+        if v.field is not None:
+            ins.append((shape, v.field))
+    if not ins or before is None:
         return NotImplemented
-    call = Call("cat", ((*items[0].shape[:at], total, *items[0].shape[at + 1 :]),))
+    call = Call("cat", ((*before, total, *after),))
     field = RULES["cat"](call, items, at)
     op.ins += ins
     out = _meta(call.out[0], first)

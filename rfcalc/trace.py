@@ -119,20 +119,25 @@ class Frame:
         self.module, self.path, self.parent = module, path, parent
 
 
-@dataclass(slots=True)
 class Event:
-    """One op that the input reaches: what came in, what went out, and the geometry and work of it."""
+    """One op: what came in, what went out, and the geometry and work of it.
 
-    number: int
+    Made when the op begins; dispatch calls below it add to it; `record` closes those that the input reaches.
+    """
+
+    __slots__ = ("field", "frame", "ins", "macs", "nbytes", "number", "op", "params", "shape", "windows")
+
     op: str
-    frame: Frame
-    ins: list[tuple[Shape, Field]]
     shape: Shape
     field: Field
-    windows: list[Window]
-    macs: int
     nbytes: int
-    params: list[int]
+
+    def __init__(self, number: int, frame: Frame) -> None:
+        self.number, self.frame = number, frame
+        self.ins: list[tuple[Shape, Field]] = []
+        self.windows: list[Window] = []
+        self.macs = 0
+        self.params: list[int] = []
 
 
 @dataclass(slots=True)
@@ -146,18 +151,6 @@ class Trace:
     peak: int
     used: set[int]
     failed: dict[str, str]
-
-
-class _Op:
-    """The op in progress: dispatch calls below it add to this."""
-
-    __slots__ = ("ins", "macs", "params", "windows")
-
-    def __init__(self) -> None:
-        self.ins: list[tuple[Shape, Field]] = []
-        self.windows: list[Window] = []
-        self.macs = 0
-        self.params: list[int] = []
 
 
 # ------------------------------------------------------------------------------------------------ ATen schemas
@@ -346,7 +339,7 @@ class Run(TorchFunctionMode):
         self.frame = Frame(None, "", None)
         self.failed_at: Frame | None = None
         self.number = -1
-        self.op: _Op | None = None
+        self.op: Event | None = None
         self.events: list[Event] = []
         self.macs = 0
         self.used: set[int] = set()
@@ -587,7 +580,7 @@ class Run(TorchFunctionMode):
         if is_query(func):
             return func(*args, **kwargs)
         self.number += 1
-        op = self.op = _Op()
+        op = self.op = Event(self.number, self.frame)
         if func in _INDEXING and len(args) > 1:
             args = (args[0], _kept_index(args[1]), *args[2:])
         short = self.shortcuts.get(func)
@@ -609,7 +602,7 @@ class Run(TorchFunctionMode):
         self.op = None
         return result
 
-    def finish(self, func: Any, op: _Op, args: Sequence[Any], result: Any) -> None:
+    def finish(self, func: Any, op: Event, args: Sequence[Any], result: Any) -> None:
         """Close an op that a shortcut answered."""
         params = self.params
         for a in args:
@@ -620,15 +613,15 @@ class Run(TorchFunctionMode):
 
     def alone(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An ATen op called by no torch function (scripted code): an event of its own."""
-        op = self.op = _Op()
+        op = self.op = Event(self.number, self.frame)
         op.ins = [(v.shape, v.field) for t in _tensors(args) if (v := self.value(t)).field is not None]
         with self.dispatch:
             result = func(*args, **kwargs)
         self.op = None
-        self.record(func, op, result)
+        self.record(getattr(func, "overloadpacket", func), op, result)
         return result
 
-    def record(self, func: Any, op: _Op, result: Any) -> None:
+    def record(self, func: Any, op: Event, result: Any) -> None:
         """Write the event of an op whose result the input reaches."""
         ledger = self.ledger
         ledger.peak = max(ledger.peak, ledger.live)
@@ -636,7 +629,7 @@ class Run(TorchFunctionMode):
             return
         if type(result) is Tensor:
             v = self.value(result)
-            size = v.cell.nbytes if isinstance(v, Traced) else 0
+            size = v.cell.nbytes if type(v) is Traced else 0
         else:
             found = [(self.value(t), t) for t in _tensors([result])]
             reached = [(v, t) for v, t in found if v.field is not None]
@@ -645,20 +638,8 @@ class Run(TorchFunctionMode):
             v, size = reached[0][0], sum(nbytes_of(t) for _, t in reached)
         if v.field is None:
             return
-        self.events.append(
-            Event(
-                self.number,
-                call_name(getattr(func, "overloadpacket", func)),
-                self.frame,
-                op.ins,
-                v.shape,
-                v.field,
-                op.windows,
-                op.macs,
-                size,
-                op.params,
-            )
-        )
+        op.op, op.shape, op.field, op.nbytes = call_name(func), v.shape, v.field, size
+        self.events.append(op)
 
 
 def _values(items: Any) -> Iterator[Any]:
@@ -706,9 +687,9 @@ def attribute(run: Run, modules: Sequence[nn.Module]) -> None:
     layers = {} if _any_global_hooks() else run.layers
     for module in modules:
         d = module.__dict__
-        framed = _framed(run, module, run.paths[id(module)], module._call_impl)
-        layer = layers.get(type(module))
-        d["_call_impl"] = framed if layer is None or "forward" in d else _at_once(run, module, layer, framed)
+        layer = None if "forward" in d else layers.get(type(module))
+        inner = module._call_impl
+        d["_call_impl"] = _framed(run, module, inner) if layer is None else _at_once(run, module, layer, inner)
 
 
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
@@ -718,7 +699,7 @@ def _any_global_hooks() -> bool:
     return any(getattr(nn.modules.module, table) for table in _GLOBAL_HOOKS)
 
 
-def _at_once(run: Run, module: nn.Module, layer: Layer, framed: Callable[..., Any]) -> Callable[..., Any]:
+def _at_once(run: Run, module: nn.Module, layer: Layer, inner: Callable[..., Any]) -> Callable[..., Any]:
     """A plain layer answered by its shortcut, without the way through torch's Python: a third of a run's time.
 
     The mode is off meanwhile, as torch has it within `__torch_function__`. What the shortcut declines, and a layer
@@ -729,15 +710,13 @@ def _at_once(run: Run, module: nn.Module, layer: Layer, framed: Callable[..., An
     hooks, pre_hooks = d["_forward_hooks"], d["_forward_pre_hooks"]
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if kwargs or len(args) != 1 or hooks or pre_hooks:
-            return framed(*args, **kwargs)
-        rest = arguments(d)
+        rest = None if kwargs or len(args) != 1 or hooks or pre_hooks else arguments(d)
         if rest is None:
-            return framed(*args)
+            return _framed(run, module, inner)(*args, **kwargs)
         outer = run.frame
         run.frame = Frame(module, path, outer)
         run.number += 1
-        op = run.op = _Op()
+        op = run.op = Event(run.number, run.frame)
         mode = _pop_mode()
         try:
             result = short(run, op, args[0], *rest)
@@ -753,12 +732,14 @@ def _at_once(run: Run, module: nn.Module, layer: Layer, framed: Callable[..., An
             _push_mode(mode)
             run.op = None
             run.frame = outer
-        return framed(*args) if result is NotImplemented else result
+        return _framed(run, module, inner)(*args) if result is NotImplemented else result
 
     return call
 
 
-def _framed(run: Run, module: nn.Module, path: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+def _framed(run: Run, module: nn.Module, inner: Callable[..., Any]) -> Callable[..., Any]:
+    path = run.paths[id(module)]
+
     def call(*args: Any, **kwargs: Any) -> Any:
         outer = run.frame
         run.frame = Frame(module, path, outer)
@@ -777,13 +758,6 @@ def _framed(run: Run, module: nn.Module, path: str, inner: Callable[..., Any]) -
 _CONTAINERS = frozenset((dict, list, set))
 _TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 _OF_EVERY_MODULE = tuple(nn.Module().__dict__)  # set by nn.Module itself, first and in this order
-
-
-def _own_containers(d: dict[str, Any]) -> list[Any]:
-    """Lists, sets and dicts among the attributes that a module's author gave it."""
-    first = next(iter(d), None)
-    own = islice(d.values(), len(_OF_EVERY_MODULE), None) if first == _OF_EVERY_MODULE[0] else d.values()
-    return [v for v in own if type(v) in _CONTAINERS]
 
 
 @contextmanager
@@ -807,22 +781,25 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
                 tables.append((table, table.copy()))
             else:
                 empty.append(table)
-        tables += [(v, v.copy()) for v in _own_containers(d)]
+        first = next(iter(d), None)
+        own = islice(d.values(), len(_OF_EVERY_MODULE), None) if first == _OF_EVERY_MODULE[0] else d.values()
+        for v in own:
+            if type(v) in _CONTAINERS:  # a list or table that the module's author keeps
+                tables.append((v, v.copy()))
         d["training"] = False
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        for table, was in tables:
-            _put_back(table, was)
+        _put_back(tables)
         for table in empty:  # and is not any more: hooks or buffers that the forward registered
             table.clear()
         for d, old in snapshots:
             d["training"] = old["training"]
             if "_call_impl" not in old:
                 d.pop("_call_impl", None)
-            _put_back(d, old)
+        _put_back(snapshots)
         for script, training in scripted:
             script.train(training)
         torch.set_rng_state(torch_state)
@@ -832,12 +809,13 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_state)
 
 
-def _put_back(table: Any, was: Any) -> None:
+def _put_back(pairs: Sequence[tuple[Any, Any]]) -> None:
+    """Give every table the contents it had; identical values compare equal without looking inside."""
     try:
-        same = table == was  # identical values compare equal without looking inside
+        changed = [(table, was) for table, was in pairs if table != was]
     except Exception:  # tensors that were replaced refuse to be compared
-        same = False
-    if not same:
+        changed = list(pairs)
+    for table, was in changed:
         table.clear()
         table.extend(was) if isinstance(table, list) else table.update(was)
 
