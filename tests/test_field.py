@@ -16,14 +16,17 @@ from rfcalc.field import (
     Field,
     Part,
     Span,
+    beside_axes,
     dense,
     expand_span,
     identity,
     join,
+    join_axes,
     pad_part,
     permute_part,
     place_part,
     prefix_part,
+    reduce,
     reduce_part,
     renumber_part,
     reshape_part,
@@ -169,6 +172,76 @@ def test_a_window_by_definition(n, window):
         real = [t for t in taps if 0 <= t < n]
         assert got[:2, o].tolist() == ([min(real), -max(real)] if real else [EMPTY, EMPTY])
         assert got[2:, o].tolist() == [taps[0], -taps[-1]]
+
+
+@st.composite
+def chains(draw):
+    """A map, and windows one behind the other that leave something of it."""
+    n = draw(st.integers(4, 40))
+    steps, size = [], n
+    for _ in range(draw(st.integers(1, 5))):
+        k, s, p, d = (draw(st.integers(*span)) for span in ((1, 5), (1, 3), (0, 4), (1, 3)))
+        out = window_length(size, k, s, p, p, d)
+        if out < 1:
+            break
+        steps.append((size, out, k, s, p, d))
+        size = out
+    return n, steps
+
+
+@laws
+@given(chains(), chains())
+def test_a_line_is_its_array(one, other):
+    """What is known of an array by arithmetic is what stands in it; also of the hull of two."""
+    ends = []
+    for n, steps in (one, other):
+        part, jump = identity(n, 2).parts[0], ONE
+        for size, out, k, s, p, d in steps:
+            if 2 not in part.dims:
+                break
+            line = domain._window_line(domain.line_of(part.bounds), size, out, k, s, p, d, jump)
+            if line is not None:
+                assert (domain._drawn(line, out) == domain._window(part.bounds, 1, out, k, s, p, d, jump)).all()
+            part, jump = window_part(part, 2, size, out, k, s, p, d, jump), jump * s
+        ends.append(part)
+    a, b = ends
+    if a.bounds.shape == b.bounds.shape:
+        hull = domain._minimum(a.bounds, b.bounds)
+        if domain.line_of(hull) is not None:
+            assert (domain._drawn(domain.line_of(hull), hull.shape[1]) == hull).all()
+    domain.forget()
+
+
+def test_usual_windows_stay_lines():
+    part, size, jump = identity(224, 2).parts[0], 224, ONE
+    for k, s, p in ((7, 2, 3), (3, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 1)):
+        out = window_length(size, k, s, p, p, 1)
+        part, size, jump = window_part(part, 2, size, out, k, s, p, 1, jump), out, jump * s
+        assert domain.line_of(part.bounds) is not None
+    domain.forget()
+    assert domain.line_of(part.bounds) is None
+
+
+@laws
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 3))
+def test_a_dense_block_continues_its_concatenation(sizes, odd):
+    """One operand more each time is the same as all at once."""
+    n = 6
+    base = identity(n, 2)
+    axes = [base.with_parts([window_part(base.parts[0], 2, n, n, 2 * i + 1, 1, i, 1, ONE)]) for i in range(len(sizes))]
+    if odd < len(axes):
+        axes[odd] = join_axes([axes[odd], base])
+    grown = [beside_axes(axes[:i], sizes[:i], 1) for i in range(1, len(sizes) + 1)][-1]
+    reduced = reduce(Field((grown,)), (1,)).axes[0]
+    domain.forget()
+    once = beside_axes(axes, sizes, 1)
+    assert once.before is None
+    again = reduce(Field((once,)), (1,)).axes[0]
+    for a, b in ((grown, once), (reduced, again)):
+        assert (a.jump, a.aligned, a.mixed) == (b.jump, b.aligned, b.mixed)
+        shape = (1, sum(sizes), n)
+        assert (dense(a.parts, shape)[0] == dense(b.parts, shape)[0]).all()
+    domain.forget()
 
 
 @laws

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rfcalc
-from rfcalc.shortcut import SHORTCUTS, broadcast_shape
+from rfcalc.shortcut import LAYERS, SHORTCUTS, broadcast_shape
 
 N = 8  # every dim of the map, so that any permutation of it still fits the weights
 W = {n: torch.ones(N, N, *(3,) * n) for n in (1, 2, 3)}
@@ -314,6 +314,110 @@ def test_every_family_answers_something(monkeypatch):
     for f in SHORTCUTS:
         rfcalc.analyze(Calls(f, "contiguous"), (N,) + (N + 1,) * RANK.get(f.__name__, 2))
     assert answered == {*CASES.values(), binary, inplace}
+
+
+LAYER = {
+    nn.Conv1d: lambda: nn.Conv1d(N, N, 3, stride=2, padding=1),
+    nn.Conv2d: lambda: nn.Conv2d(N, N, 3, stride=2, padding="valid", groups=2, bias=False),
+    nn.Conv3d: lambda: nn.Conv3d(N, N, 3, padding="same", dilation=2),
+    nn.BatchNorm1d: lambda: nn.BatchNorm1d(N),
+    nn.BatchNorm2d: lambda: nn.BatchNorm2d(N, affine=False),
+    nn.BatchNorm3d: lambda: nn.BatchNorm3d(N),
+    nn.Linear: lambda: nn.Linear(N + 1, N, bias=False),
+    nn.LayerNorm: lambda: nn.LayerNorm((N + 1, N + 1)),
+    nn.Dropout: nn.Dropout,
+    nn.ReLU: lambda: nn.ReLU(True),
+    nn.ReLU6: nn.ReLU6,
+    nn.SiLU: lambda: nn.SiLU(True),
+    nn.Hardswish: nn.Hardswish,
+    nn.GELU: lambda: nn.GELU("tanh"),
+}
+
+
+def test_every_layer_has_a_case():
+    assert set(LAYER) == set(LAYERS)
+
+
+def both_levels(net, shape):
+    short, full = (rfcalc.analyze(net, shape, level=level).to_dict() for level in (2, 1))
+    assert short == full
+    return short
+
+
+@pytest.mark.parametrize("kind", list(LAYERS), ids=lambda kind: kind.__name__)
+def test_a_plain_layer_goes_straight_to_its_shortcut(kind, monkeypatch):
+    """Its own forward does not run, and the report is that of its forward."""
+    n = {"1d": 1, "3d": 3}.get(kind.__name__[-2:], 2)
+    net = nn.Sequential(nn.Identity(), LAYER[kind](), nn.Identity())
+    both_levels(net, (N,) + (N + 1,) * n)
+    monkeypatch.setattr(kind, "forward", None)
+    assert rfcalc.analyze(net, (N,) + (N + 1,) * n).rows[0].op == kind.__name__
+
+
+def hooked(net):
+    net.register_forward_hook(lambda module, args, out: F.max_pool2d(out, 2))
+    return net
+
+
+def pre_hooked(net):
+    net.register_forward_pre_hook(lambda module, args: (F.max_pool2d(args[0], 2),))
+    return net
+
+
+def with_own_forward(net):
+    net.forward = lambda x: nn.Conv2d.forward(net, F.max_pool2d(x, 2))
+    return net
+
+
+class Late(nn.Module):
+    """Registers a hook on a layer while it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(N, N, 3)
+
+    def forward(self, x):
+        handle = self.conv.register_forward_hook(lambda module, args, out: out[..., 1:])
+        x = self.conv(x)
+        handle.remove()
+        return self.conv(input=x)
+
+
+UNUSUAL = {
+    "a hook": lambda: hooked(nn.Conv2d(N, N, 3)),
+    "a hook before": lambda: pre_hooked(nn.Conv2d(N, N, 3)),
+    "a forward of its own": lambda: with_own_forward(nn.Conv2d(N, N, 3)),
+    "a hook while it runs, keywords": Late,
+    "padding mode": lambda: nn.Conv2d(N, N, 3, padding=1, padding_mode="reflect"),
+    "weight_norm": lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(N, N, 3)),
+    "old weight_norm": lambda: nn.utils.weight_norm(nn.Conv2d(N, N, 3)),
+    "no statistics": lambda: nn.BatchNorm2d(N, track_running_stats=False),
+    "no batch": lambda: nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(N, N, 3)),
+    "another layout": lambda: nn.Sequential(nn.Unflatten(1, (1, N)), nn.Flatten(1, 2), nn.Conv2d(N, N, 1)),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_an_unusual_layer_goes_the_long_way(name):
+    both_levels(nn.Sequential(nn.Conv2d(N, N, 1), UNUSUAL[name]()), (N, N + 1, N + 1))
+
+
+def test_global_hooks_are_seen():
+    net = nn.Sequential(nn.Conv2d(N, N, 3), nn.ReLU())
+    plain = both_levels(net, (N, N, N))
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, args, out: F.max_pool2d(out, 2) if isinstance(module, nn.ReLU) else None
+    )
+    try:
+        assert both_levels(net, (N, N, N)) != plain
+    finally:
+        handle.remove()
+
+
+def test_a_layer_that_refuses_its_input_is_named():
+    for level in (1, 2):
+        with pytest.raises(rfcalc.ForwardError, match=r"1 \(Conv2d\)"):
+            rfcalc.analyze(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 3)), (N, N, N), level=level)
 
 
 def test_broadcast_shape_is_torchs():
