@@ -212,6 +212,13 @@ def test_a_line_is_its_array(one, other):
     domain.forget()
 
 
+def test_padding_goes_on_with_the_nominal_jump():
+    """A jump that the array itself does not have, as where two paths disagree, is still the one that counts."""
+    part = window_part(identity(8, 2).parts[0], 2, 8, 8, 3, 1, 1, 1, Fraction(2))
+    assert part.bounds[2].tolist() == [-2, 0, 1, 2, 3, 4, 5, 6]
+    assert domain.line_of(part.bounds) is None
+
+
 def test_usual_windows_stay_lines():
     part, size, jump = identity(224, 2).parts[0], 224, ONE
     for k, s, p in ((7, 2, 3), (3, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 1)):
