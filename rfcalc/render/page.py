@@ -9,7 +9,7 @@ _SHORTEST_NAME, _SHORTEST_OP = 12, 11
 # Formats that a person reads as they stand: names are shortened to keep a row on one line. Markup is left whole.
 _FITTED = frozenset(("simple", "plain", "pretty", "psql", "presto", "rst", "orgtbl"))
 _LEFT = frozenset(("layer", "name", "path", "op", "", "verdict", "design"))
-BOLD, DIM, YELLOW, _RESET = "\033[1m", "\033[2m", "\033[33m", "\033[0m"
+BOLD, DIM, RED, GREEN, YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[33m", "\033[0m"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def fitted(headings: list[str], cells: list[list[str]], page: Page) -> str:
     if page.width is None or not reads_as_is(page.fmt):
         return text
     ellipsis = "..." if page.ascii_only else "…"
-    for heading, shortest in (("op", _SHORTEST_OP), ("layer", _SHORTEST_NAME), ("name", _SHORTEST_NAME)):
+    for heading, shortest in (("op", _SHORTEST_OP), *((name, _SHORTEST_NAME) for name in ("layer", "name", "design"))):
         excess = max(map(len, text.splitlines())) - page.width
         if excess > 0 and heading in headings:
             column = headings.index(heading)
