@@ -51,13 +51,12 @@ def find_targets(targets: Sequence[str]) -> Found:
     for given in targets:
         for target in _expanded(given):
             place, name, submodule = _split(target.target)
-            if target.file in skipped and not name and not submodule:
+            file = target.file
+            if file and file.suffix == ".py" and not name and not submodule and not may_hold_design(file):
+                skipped.setdefault(file, target.target)
                 continue
-            if target.file and not name and not submodule and not may_hold_design(target.file):
-                skipped[target.file] = target.target
-                continue
-            key = (target.file or place, name, submodule)
-            if key not in found or found[key].searched:
+            key = (file or place, name, submodule)
+            if key not in found or (found[key].searched and not target.searched):
                 found[key] = target
     return Found(tuple(found.values()), tuple(skipped.values()))
 
@@ -154,8 +153,8 @@ def _makes_class(node: ast.AST) -> bool:
     if isinstance(node, ast.ClassDef):
         return bool(node.bases or node.keywords or node.decorator_list)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        # type("Net", (nn.Module,), {...}), and code that is made of text
-        return (node.func.id == "type" and len(node.args) == 3) or node.func.id == "exec"
+        # type("Net", (nn.Module,), {...}), and names that are bound by text
+        return (node.func.id == "type" and len(node.args) == 3) or node.func.id in ("exec", "globals")
     return False
 
 
