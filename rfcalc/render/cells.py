@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rfcalc.judge import Figures
     from rfcalc.report import Axis, LayerRow, Report
 
 HEADINGS = {
@@ -106,6 +107,30 @@ def in_bytes(count: int) -> str:
             return f"{size:.4g} {unit}"
         size /= 1024
     return f"{size:.4g} TiB"
+
+
+def figure_texts(figures: Figures) -> dict[str, str]:
+    """Name -> value of every figure of a design, as people read them; depth counts the layers that multiply."""
+    return {
+        "params": f"{figures.params:,}",
+        "RF": collapsed(figures.rf_output),
+        "spatial RF": collapsed(figures.rf_spatial),
+        "MACs": f"{figures.macs:,}",
+        "activations": in_bytes(figures.peak_activation_bytes),
+        "depth": f"{figures.layers:,}",
+    }
+
+
+def changes(before: Figures, after: Figures) -> str:
+    """`params 6,720 -> 7,032, +312; RF 26 -> 28`: every figure that changed."""
+    old, new = figure_texts(before), figure_texts(after)
+    by = {"params": after.params - before.params, "MACs": after.macs - before.macs}
+    found = [
+        f"{name} {old[name]} -> {new[name]}" + (f", {by[name]:+,}" if name in by else "")
+        for name in new
+        if old[name] != new[name]
+    ]
+    return "; ".join(found) or "no figure changed"
 
 
 def nearest(wanted: str, known: Sequence[str]) -> str:

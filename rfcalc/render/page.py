@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _SHORTEST_NAME, _SHORTEST_OP = 12, 11
 # Formats that a person reads as they stand: names are shortened to keep a row on one line. Markup is left whole.
 _FITTED = frozenset(("simple", "plain", "pretty", "psql", "presto", "rst", "orgtbl"))
-_LEFT = frozenset(("layer", "name", "path", "op", "", "verdict", "design"))
+_LEFT = frozenset(("layer", "name", "path", "op", "", "verdict", "design", "change"))
 BOLD, DIM, RED, GREEN, YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[33m", "\033[0m"
 
 
@@ -76,6 +77,13 @@ def _cut(text: str, room: int, ellipsis: str, heading: str) -> str:
 def styled(text: str, style: str, on: bool) -> str:
     """The text in a terminal's style, or as it is."""
     return f"{style}{text}{_RESET}" if on else text
+
+
+def colored(body: str, styles: Sequence[str]) -> str:
+    """A table of the simple format, two lines of heading and then the rows, each row in its style ("" for none)."""
+    heading, rule, *lines = body.splitlines()
+    rows = [styled(line, style, bool(style)) for line, style in zip(lines, styles, strict=True)]
+    return "\n".join([styled(heading, BOLD, True), styled(rule, DIM, True), *rows])
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> str:

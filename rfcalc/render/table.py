@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from rfcalc.errors import RfcalcError
 
 from .cells import HEADINGS, cell, collapsed, in_bytes, mark_of, nearest, per_axis, text_of
-from .page import BOLD, DIM, YELLOW, Page, ascii_format, fitted, styled, wrapped
+from .page import BOLD, DIM, YELLOW, Page, ascii_format, colored, fitted, styled, wrapped
 
 if TYPE_CHECKING:
     from rfcalc.report import LayerRow, Report
@@ -88,7 +88,7 @@ def table(
     """
     checked_format(fmt)
     if fmt == "json":
-        return json.dumps([report.to_dict(_selected(report, rows)) for report in reports], indent=1)
+        return json.dumps([report.to_dict(selected(report, rows)) for report in reports], indent=1)
     if fmt == "csv":
         return _csv(reports, rows, columns)
     page = Page(fmt=ascii_format(fmt) if ascii_only else fmt, width=width, color=color, ascii_only=ascii_only)
@@ -96,13 +96,14 @@ def table(
     blocks = []
     for report in reports:
         heading = [styled(report.name, BOLD, color)] if len(reports) > 1 else []
-        body = _body(report, _selected(report, rows), columns, page, used)
+        body = _body(report, selected(report, rows), columns, page, used)
         blocks += ["\n".join([*heading, body]), _totals(report, width)]
     text = "\n\n".join([*blocks, _footnote(used, page)])
     return text.encode("ascii", "replace").decode() if ascii_only else text
 
 
-def _selected(report: Report, rows: Rows) -> list[LayerRow]:
+def selected(report: Report, rows: Rows) -> list[LayerRow]:
+    """The rows of a report that are shown."""
     if rows == "all":
         return list(report.rows)
     if rows == "geometry":
@@ -128,7 +129,8 @@ def _body(report: Report, rows: Sequence[LayerRow], columns: Sequence[str] | Non
         used.update(headings)
         used.update(".." for line in cells for cell in line if ".." in cell)
     body = fitted(headings, cells, page)
-    return _colored(body, marks) if page.color and page.fmt == "simple" else body
+    styles = [YELLOW if "~" in mark else "" for mark in marks]
+    return colored(body, styles) if page.color and page.fmt == "simple" else body
 
 
 def _footnote(used: set[str], page: Page) -> str:
@@ -144,13 +146,6 @@ def _default_fields(rows: Sequence[LayerRow]) -> list[str]:
     if all(row.r_local == row.r_out for row in rows):
         dull.add("r_local")
     return [field for field in HEADINGS if field not in dull]
-
-
-def _colored(body: str, marks: Sequence[str]) -> str:
-    """Colour per line of the simple format: two lines of heading, then the rows."""
-    heading, rule, *lines = body.splitlines()
-    rows = [styled(line, YELLOW, "~" in mark) for line, mark in zip(lines, marks, strict=True)]
-    return "\n".join([styled(heading, BOLD, True), styled(rule, DIM, True), *rows])
 
 
 def _input_cells(report: Report, fields: Sequence[str]) -> Iterator[list[str]]:
@@ -215,6 +210,6 @@ def _csv(reports: Sequence[Report], rows: Rows, columns: Sequence[str] | None) -
     writer.writerow(["design", *fields] if several else fields)
     for report in reports:
         lines = [*_input_cells(report, fields)]
-        lines += [[text_of(getattr(row, f), f, report.axes) for f in fields] for row in _selected(report, rows)]
+        lines += [[text_of(getattr(row, f), f, report.axes) for f in fields] for row in selected(report, rows)]
         writer.writerows([report.name, *line] if several else line for line in lines)
     return stream.getvalue().removesuffix("\n")

@@ -24,13 +24,13 @@ from urllib.parse import quote
 from rfcalc.errors import RfcalcError
 from rfcalc.gate import Budget, Caution
 
-from .cells import atom, collapsed, in_bytes, nearest
+from .cells import atom, changes, collapsed, figure_texts, nearest
 from .page import BOLD, DIM, GREEN, RED, YELLOW, Page, fitted, styled, wrapped
 
 if TYPE_CHECKING:
     from rfcalc.advice import Advice
     from rfcalc.gate import Violation
-    from rfcalc.judge import Figures, Verdict
+    from rfcalc.judge import Verdict
 
 SCHEMA = "rfcalc.verdict/1"  # described by rfcalc/schemas/verdict-1.json
 _SHOWN_LAYERS = 4
@@ -156,18 +156,6 @@ def _findings(verdict: Verdict) -> Iterator[_Finding]:
         yield _Finding(caution.kind, "warning", caution.message, caution)
 
 
-def _figures(figures: Figures) -> dict[str, str]:
-    """Name -> value of every figure, as people read them."""
-    return {
-        "params": f"{figures.params:,}",
-        "RF": collapsed(figures.rf_output),
-        "spatial RF": collapsed(figures.rf_spatial),
-        "MACs": f"{figures.macs:,}",
-        "peak activations": in_bytes(figures.peak_activation_bytes),
-        "layers": f"{figures.layers:,}",
-    }
-
-
 def _below(root: str, file: str) -> Path:
     """The file's path from `root`; its absolute path when it lies elsewhere."""
     path = Path(os.path.abspath(file))
@@ -192,7 +180,7 @@ def _lines(verdicts: Sequence[Verdict], request: _Request) -> str:
     headings = ["verdict", "design", "params", "RF", "spatial RF", "MACs", "suits inputs"]
     cells = []
     for verdict in verdicts:
-        known = {} if verdict.figures is None else {**_figures(verdict.figures), "suits inputs": _suits(verdict)}
+        known = {} if verdict.figures is None else {**figure_texts(verdict.figures), "suits inputs": _suits(verdict)}
         line = {"verdict": _WORDS[verdict.outcome], "design": atom(verdict.design), **known}
         cells.append([line.get(heading, "") for heading in headings])
     if not any(line[-1] for line in cells):
@@ -232,21 +220,8 @@ def _said(verdict: Verdict, request: _Request) -> Iterator[tuple[str, str]]:
     if not request.quiet:
         yield from (("warn", caution.message) for caution in verdict.cautions)
     if request.base is not None and verdict.figures is not None:
-        yield "since", f"{request.base}: {_changes(verdict.before, verdict.figures)}"
-
-
-def _changes(before: Figures | None, after: Figures) -> str:
-    """`params 6,720 -> 7,032, +312; ...`: every figure that changed."""
-    if before is None:
-        return "new"
-    old, new = _figures(before), _figures(after)
-    differences = {"params": after.params - before.params, "MACs": after.macs - before.macs}
-    changes = [
-        f"{name} {old[name]} -> {new[name]}" + (f", {differences[name]:+,}" if name in differences else "")
-        for name in new
-        if old[name] != new[name]
-    ]
-    return "; ".join(changes) or "no figure changed"
+        said = "new" if verdict.before is None else changes(verdict.before, verdict.figures)
+        yield "since", f"{request.base}: {said}"
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------
@@ -395,7 +370,7 @@ def _add_case(suite: ET.Element, verdict: Verdict) -> None:
         message = "; ".join(violation.message for violation in verdict.violations)
         failure = ET.SubElement(case, "failure", type=_xml(limits), message=_xml(message))
         failure.text = _xml("\n".join(found.message for found in _findings(verdict) if found.level == "error"))
-    figures = {} if verdict.figures is None else _figures(verdict.figures)
+    figures = {} if verdict.figures is None else figure_texts(verdict.figures)
     said = [*(f"{name}: {value}" for name, value in figures.items())]
     said += [f"warning: {caution.message}" for caution in verdict.cautions]
     if said:
