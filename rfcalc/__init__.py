@@ -6,19 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .design import Design, load_design
-    from .errors import DesignError, ForwardError, InputError, RfcalcError
+    from .errors import (
+        ConfigError,
+        DesignError,
+        ForwardError,
+        HistoryError,
+        InputError,
+        NoDesignError,
+        RfcalcError,
+    )
     from .report import Axis, LayerRow, Region, Report, analyze
 
 __all__ = [
-    "Axis", "Design", "DesignError", "ForwardError", "InputError", "LayerRow", "Region", "Report", "RfcalcError",
-    "analyze", "load_design",
+    "Axis", "ConfigError", "Design", "DesignError", "ForwardError", "HistoryError", "InputError", "LayerRow",
+    "NoDesignError", "Region", "Report", "RfcalcError", "analyze", "load_design",
 ]  # fmt: skip
 
 _HOMES = {
     "design": ("Design", "load_design"),
-    "errors": ("DesignError", "ForwardError", "InputError", "RfcalcError"),
+    "errors": (
+        "ConfigError", "DesignError", "ForwardError", "HistoryError", "InputError", "NoDesignError", "RfcalcError",
+    ),
     "report": ("Axis", "LayerRow", "Region", "Report", "analyze"),
-}
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ import functools
 import importlib
 import inspect
 import operator
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from rfcalc.errors import DesignError, InputError
+from rfcalc.errors import DesignError, InputError, NoDesignError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,12 +118,12 @@ class Design:
 def load_design(target: str, input_shape: InputShape | None = None) -> Design:
     """Find the network that `target` names; `input_shape` wins over the file's INPUT_SHAPE.
 
-    Raises DesignError for a target that names no network or several, InputError for a malformed shape.
+    Raises DesignError for a target that names no network or several (NoDesignError for a file that defines none),
+    InputError for a malformed shape.
     """
     shape = None if input_shape is None else checked_shape(input_shape, f"input shape of {target}")
-    base, submodule = _split_submodule(target)
-    place, name = _split_name(base)
-    if _is_file_target(place):
+    place, name, submodule = split_target(target)
+    if is_file(place):
         return _from_file(target, place, name, submodule, shape)
     return _from_module(target, place, name, submodule, shape)
 
@@ -130,9 +131,26 @@ def load_design(target: str, input_shape: InputShape | None = None) -> Design:
 # --- targets -------------------------------------------------------------------------------------------------
 
 
+def real_path(place: str) -> Path:
+    """The absolute path of a file or folder, `~` and links followed, whether it exists or not."""
+    return Path(os.path.realpath(os.path.expanduser(place)))
+
+
+def split_target(target: str) -> tuple[str, str, str]:
+    """Place, name and submodule of a target; what is not given is empty.
+
+    >>> split_target("models/step8.py:Net#body.0")
+    ('models/step8.py', 'Net', 'body.0')
+
+    Raises DesignError when `:` or `#` stand without what they announce.
+    """
+    base, submodule = _split_submodule(target)
+    return *_split_name(base), submodule
+
+
 def _split_submodule(target: str) -> tuple[str, str]:
     base, mark, submodule = target.rpartition("#")
-    if not mark or Path(target).expanduser().exists():
+    if not mark or os.path.exists(real_path(target)):
         return target, ""
     if not submodule:
         raise DesignError(f"{target}: nothing after '#'; expected a submodule's path, as in {base}#layer1.0")
@@ -141,19 +159,20 @@ def _split_submodule(target: str) -> tuple[str, str]:
 
 def _split_name(base: str) -> tuple[str, str]:
     place, colon, name = base.rpartition(":")
-    if not colon or Path(base).expanduser().exists():
+    if not colon or os.path.exists(real_path(base)):
         return base, ""
     if not name or not place:
         raise DesignError(f"{base}: expected file.py:Name or package.module:callable")
     return place, name
 
 
-def _is_file_target(place: str) -> bool:
-    return place.endswith(".py") or "/" in place or "\\" in place or place in (".", "..", "~") or Path(place).exists()
+def is_file(place: str) -> bool:
+    """Whether the place of a target is a file (or means to be one) and not an importable module."""
+    return place.endswith(".py") or "/" in place or "\\" in place or place in (".", "..", "~") or os.path.exists(place)
 
 
 def _from_file(target: str, place: str, name: str, submodule: str, shape: InputShape | None) -> Design:
-    path = Path(place).expanduser().resolve()
+    path = real_path(place)
     tree = _parsed(path, place)
     with _siblings(path.parent):
         module = _executed(tree, path, place)
@@ -189,10 +208,10 @@ def _from_module(target: str, place: str, name: str, submodule: str, shape: Inpu
 
 
 def _parsed(path: Path, place: str) -> ast.Module:
-    if path.is_dir():
+    if os.path.isdir(path):
         files = [str(Path(place) / file.name) for file in sorted(path.glob("*.py"))[:3]]
         raise DesignError(f"{place}: a folder; expected a Python file" + (f", e.g. {files[0]}" if files else ""))
-    if not path.exists():
+    if not os.path.exists(path):
         known = [str(Path(place).parent / file.name) for file in path.parent.glob("*.py")]
         near = difflib.get_close_matches(str(Path(place)), known, n=1)
         raise DesignError(
@@ -207,7 +226,7 @@ def _parsed(path: Path, place: str) -> ast.Module:
     except SyntaxError as error:
         where = f"{place}:{error.lineno}" if error.lineno else place
         raise DesignError(f"{where}: not valid Python: {error.msg}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:  # null bytes, or nested beyond what Python reads
         raise DesignError(f"{place}: not a Python file: {one_line(error)}") from error
 
 
@@ -249,7 +268,7 @@ def _only_design(module: ModuleType, place: str) -> tuple[str, Any]:
         needs = "; ".join(f"{name} needs {_listed(_required(kind))}" for kind, name in classes.items())
         raise DesignError(f"{place}: no design that builds without arguments: {needs}; give defaults or define model")
     if not ready:
-        raise DesignError(f"{place}: no design; expected one nn.Module class that needs no arguments, or model = ...")
+        raise NoDesignError(f"{place}: no design; expected one nn.Module class that needs no arguments, or model = ...")
     return next(iter(ready.items()))
 
 

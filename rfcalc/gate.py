@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -33,6 +33,20 @@ class Budget:
     max_layers: int | None = None
     require_exact: bool = False
     require_aligned: bool = False
+
+
+def limit_problem(name: str, value: object) -> str | None:
+    """What is wrong with a value of the Budget's field `name`, as "expected ..."; None when nothing is.
+
+    False and None set no limit; 0 is refused, because it would either set none as well or refuse every design.
+    """
+    if isinstance(next(limit.default for limit in fields(Budget) if limit.name == name), bool):
+        return None if isinstance(value, bool) else "expected true or false"
+    if value is None or value is False:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return None
+    return "expected a whole number above 0, or false for no limit"
 
 
 @dataclass(frozen=True, slots=True)

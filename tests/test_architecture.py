@@ -80,7 +80,15 @@ def test_the_domain_knows_no_torch(part):
     assert not [n for n in imports(LIBRARY / f"{part}.py") if n.split(".")[0] == "torch"]
 
 
-@pytest.mark.parametrize("statement", ["import rfcalc", "import rfcalc.field", "import rfcalc_cli.main"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import rfcalc",
+        "import rfcalc.field",
+        "import rfcalc.config, rfcalc.find, rfcalc.history",
+        "import rfcalc_cli.main",
+    ],
+)
 def test_starts_without_torch(statement):
     heavy = "sorted({'torch', 'torchvision', 'matplotlib', 'torchinfo'} & set(sys.modules))"
     code = f"import sys; {statement}; print({heavy})"
