@@ -231,18 +231,16 @@ def _minimum(a: Bounds, b: Bounds) -> Bounds:
     hit = _memo.get(key)
     if hit is None:
         hit = _memo[key] = (np.minimum(a, b), a, b)
-        _note_hull(hit[0], (a, b))
+        _note_hull(hit[0], a, b)
     result: Bounds = hit[0]
     return result
 
 
-def _note_hull(found: Bounds, arrays: Sequence[Bounds]) -> None:
-    """The hull of lines of one step is a line."""
-    lines = [line for b in arrays if (line := line_of(b)) is not None]
-    if len(lines) == len(arrays):
-        steps, lows, highs, sizes = zip(*lines, strict=True)
-        if len(set(steps)) == 1 == len(set(sizes)):
-            _lines[id(found)] = (Line(steps[0], min(lows), max(highs), sizes[0]), found)
+def _note_hull(found: Bounds, a: Bounds, b: Bounds) -> None:
+    """The hull of two lines of one step is a line."""
+    x, y = line_of(a), line_of(b)
+    if x is not None and y is not None and x.step == y.step and x.size == y.size:
+        _lines[id(found)] = (Line(x.step, min(x.low, y.low), max(x.high, y.high), x.size), found)
 
 
 def _limit(cells: int) -> None:
@@ -414,7 +412,7 @@ def _window_line(
 def _drawn(line: Line, n: int) -> Bounds:
     """A line as an array of n positions."""
     step, low, high, size = line
-    b: Bounds = _stepped(n, step) + np.array(((low,), (-high,), (low,), (-high,)))
+    b: Bounds = _stepped(n, step) + np.array((low, -high, low, -high)).reshape(4, 1)
     np.maximum(b[:2], _edges(size), out=b[:2])
     return b
 
