@@ -1,12 +1,30 @@
-"""One design, judged: its figures, what it violates, what would mend it. Values that travel between processes."""
+"""One design, judged: its figures, what it violates, what would mend it. Values that travel between processes.
+
+>>> judge("models/step8.py").outcome                  # doctest: +SKIP
+'pass'
+
+The design's own code runs in this process: `workers.py` judges where a design that hangs or crashes does no harm.
+torch is imported when the first design is judged.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from .advice import Advice
+from .config import Settings
+from .design import Design, is_file, load_design, one_line, split_target
+from .errors import DesignError, ForwardError, InputError, NoDesignError, RfcalcError
 from .gate import Budget, Caution, Violation
+
+if TYPE_CHECKING:
+    from .report import Report
 
 Outcome = Literal["pass", "fail", "error"]
 
@@ -47,3 +65,139 @@ class Verdict:
     suits: tuple[tuple[int, int] | None, ...] = ()
     error: str = ""
     before: Figures | None = None
+
+
+def judge(
+    target: str, settings: Settings | None = None, *, remarks: bool = True, debug: bool = False
+) -> Verdict | None:
+    """The verdict on the design that `target` names (as `load_design` takes it); None for a file that defines none.
+
+    Raises nothing that the design does: what keeps it from being judged, `sys.exit` included, is the verdict's error.
+    What the design prints goes to stderr.
+
+    Args:
+        settings: budget, input shape and layout; by default the built-in budget and the design's own shape.
+        remarks: also what would mend a rejected design, what to be cautious of, and the input sizes it suits.
+        debug: print the traceback of what kept it from being judged.
+    """
+    settings = settings or Settings()
+    try:
+        with _kept_apart():
+            return _judged(target, settings, remarks)
+    except NoDesignError:
+        return None
+    except RfcalcError as error:
+        reason = str(error)
+    except (Exception, SystemExit) as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        reason = (
+            f"{target}: {one_line(error)} ({at.filename}:{at.lineno}); "
+            "this may be a bug in rfcalc: run again with --debug and report it"
+        )
+    if debug:
+        traceback.print_exc()
+    return unjudged(target, settings, reason)
+
+
+def unjudged(target: str, settings: Settings, reason: str) -> Verdict:
+    """The verdict on a design that could not be judged."""
+    return Verdict(
+        target=target,
+        design=target,
+        file=_file_of(target),
+        line=None,
+        outcome="error",
+        budget=settings.budget,
+        error=" ".join(reason.split()),
+    )
+
+
+def configured(target: str, settings: Settings) -> Design:
+    """The design that a target names, with the input shape that its settings give it.
+
+    Raises DesignError, or InputError when its input shape is malformed or not known.
+    """
+    design = load_design(target, settings.input_shape if settings.input_wins else None)
+    if design.input_shape is None and not design.submodule:
+        design = replace(design, input_shape=settings.input_shape)
+    if design.input_shape is None:
+        defined = "" if design.path is None or design.submodule else "define INPUT_SHAPE = (3, 224, 224) in it or "
+        raise InputError(f"{design.name}: its input shape is not known; {defined}pass one: --input 3x224x224")
+    return design
+
+
+def figures(report: Report) -> Figures:
+    """What is compared of a design, out of its report."""
+    return Figures(
+        params=report.params,
+        trainable_params=report.trainable_params,
+        macs=report.macs,
+        peak_activation_bytes=report.peak_activation_bytes,
+        rf_output=report.rf_output,
+        rf_spatial=report.rf_spatial,
+        layers=sum(row.macs > 0 for row in report.rows),
+    )
+
+
+def _judged(target: str, settings: Settings, remarks: bool) -> Verdict:
+    """The verdict on a design that can be judged. Raises what keeps it from being judged."""
+    from .advice import advise
+    from .gate import cautions, check, suited
+
+    design = configured(target, settings)
+    report = _report(design, settings)
+    violations = check(report, settings.budget)
+    verdict = Verdict(
+        target=target,
+        design=design.name,
+        file=_file_of(target),
+        line=design.line,
+        outcome="fail" if violations else "pass",
+        budget=settings.budget,
+        figures=figures(report),
+        violations=tuple(violations),
+    )
+    if not remarks:
+        return verdict
+    advice = (
+        advise(design.build, design.input_shape, report, settings.budget, violations, layout=settings.layout)
+        if violations
+        else ()
+    )
+    return replace(verdict, advice=tuple(advice), cautions=tuple(cautions(report)), suits=tuple(suited(report)))
+
+
+def _report(design: Design, settings: Settings) -> Report:
+    from .report import analyze
+
+    model = design.build()
+    try:
+        return analyze(model, design.input_shape, layout=settings.layout, name=design.name, rebuild=design.build_real)
+    except SystemExit as error:
+        raise ForwardError(f"{design.name}: forward failed: {one_line(error)}") from error
+
+
+def _file_of(target: str) -> str | None:
+    """The file that a target names; None for an importable module."""
+    try:
+        place = split_target(target)[0]
+    except DesignError:
+        return None
+    return os.path.expanduser(place) if is_file(place) else None
+
+
+@contextlib.contextmanager
+def _kept_apart() -> Iterator[None]:
+    """What a design may do to this process and the next design would suffer from: standard output belongs to the
+    answer, and the current folder, torch's default dtype and default device are put back."""
+    import torch
+
+    folder, dtype, device = os.getcwd(), torch.get_default_dtype(), torch.get_default_device()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.chdir(folder)
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
