@@ -139,18 +139,25 @@ def emit(text: str) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write the whole text or nothing. Raises RfcalcError when the path cannot be written."""
+    """Write the whole text and a final newline, or nothing. Raises RfcalcError when the path cannot be written."""
+    write_bytes(path, f"{text}\n".encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write all of it or nothing; a file that exists keeps its permissions. Raises RfcalcError as `write_file` does."""
     place = path.expanduser()
     try:
         if place.is_dir():
             raise RfcalcError(f"{path}: a folder; expected a file to write to")
         if place.exists() and not place.is_file():  # a device or a pipe: there is nothing to replace
-            place.write_text(text + "\n", encoding="utf-8")
+            place.write_bytes(content)
             return
         place = place.resolve()
         part = place.with_name(f".{place.name}.{os.getpid()}.part")
         try:
-            part.write_text(text + "\n", encoding="utf-8")
+            part.write_bytes(content)
+            if place.exists():
+                shutil.copymode(place, part)
             os.replace(part, place)
         finally:
             part.unlink(missing_ok=True)
