@@ -14,7 +14,7 @@ import typer
 
 from rfcalc.errors import RfcalcError
 
-from . import region, summary, table, verify
+from . import compare, region, summary, table, verify
 
 # Newer typers carry a click of their own, older ones import it: the class is found through what both export.
 _ClickError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -24,7 +24,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for name, module in (("table", table), ("region", region), ("verify", verify), ("summary", summary)):
+for name, module in (
+    ("table", table),
+    ("compare", compare),
+    ("region", region),
+    ("verify", verify),
+    ("summary", summary),
+):
     app.command(name)(module.command)
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from rfcalc.errors import InputError, RfcalcError
+from rfcalc.errors import RfcalcError
 
 if TYPE_CHECKING:
+    from rfcalc.config import Settings
     from rfcalc.design import Design
     from rfcalc.report import Report
 
@@ -99,16 +100,20 @@ def load(target: str, input_text: str | None) -> Design:
 
     Raises DesignError, or InputError when its input shape is malformed or not known.
     """
-    from rfcalc.design import load_design, parse_shape
+    from rfcalc.config import Settings
+    from rfcalc.design import parse_shape
 
     shape = None if input_text is None else parse_shape(input_text)
+    return load_with(target, Settings(input_shape=shape, input_wins=True))
+
+
+def load_with(target: str, settings: Settings) -> Design:
+    """The design that a target names, with the input shape that its settings give it. Raises as `load` does."""
+    from rfcalc.judge import configured
+
     import_torch()
     with own_stdout():
-        design = load_design(target, shape)
-    if design.input_shape is None:
-        defined = "" if design.path is None or design.submodule else "define INPUT_SHAPE = (3, 224, 224) in it or "
-        raise InputError(f"{design.name}: its input shape is not known; {defined}pass one: --input 3x224x224")
-    return design
+        return configured(target, settings)
 
 
 def analyzed(design: Design, layout: str | None, level: int) -> Report:
@@ -119,6 +124,11 @@ def analyzed(design: Design, layout: str | None, level: int) -> Report:
         return analyze(
             design.build(), design.input_shape, level=level, layout=layout, name=design.name, rebuild=design.build_real
         )
+
+
+def complain(message: str) -> None:
+    """One line on stderr, as every error is told."""
+    print(f"rfcalc: {' '.join(message.split())}", file=sys.stderr)
 
 
 def emit(text: str) -> None:

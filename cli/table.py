@@ -20,7 +20,8 @@ Targets = Annotated[
 ]
 
 
-def _complete_format(incomplete: str) -> list[str]:
+def complete_format(incomplete: str) -> list[str]:
+    """The formats that begin so: for the shell."""
     from rfcalc.render.table import formats
 
     return [name for name in formats() if name.startswith(incomplete)]
@@ -43,7 +44,7 @@ def command(
     fmt: Annotated[
         str,
         typer.Option(
-            "--format", metavar="FORMAT", autocompletion=_complete_format, help="csv, json, or any format of tabulate."
+            "--format", metavar="FORMAT", autocompletion=complete_format, help="csv, json, or any format of tabulate."
         ),
     ] = "simple",
     output: Annotated[

@@ -1,0 +1,129 @@
+"""`rfcalc compare`: designs side by side, and of two what differs layer by layer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rfcalc.errors import DesignError, NoDesignError
+
+from .shared import FILE, Debug, Input, Layout, Level, analyzed, emit, import_torch, load_with, screen, write_file
+from .table import complete_format
+
+if TYPE_CHECKING:
+    from rfcalc.judge import Verdict
+    from rfcalc.report import Report
+
+
+def _complete_sort(incomplete: str) -> list[str]:
+    from rfcalc.render.comparison import sort_keys
+
+    return [key for key in sort_keys() if key.startswith(incomplete)]
+
+
+def command(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET...",
+            show_default=False,
+            help="Files, folders (searched for designs), globs, file.py:Name or package.module:callable.",
+        ),
+    ],
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            "--sort",
+            metavar="FIGURE",
+            autocompletion=_complete_sort,
+            show_default=False,
+            help="Smallest first by params, macs, rf_output, rf_spatial, peak_activation_bytes, layers or design.",
+        ),
+    ] = None,
+    fmt: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            autocompletion=complete_format,
+            help="csv (a line per design), json, or any format of tabulate.",
+        ),
+    ] = "simple",
+    input_shape: Input = None,
+    layout: Layout = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", show_default=False, help="Settings, in place of the nearest pyproject.toml."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", show_default=False, help="Write there instead of stdout.")
+    ] = None,
+    level: Level = 2,
+    debug: Debug = False,
+) -> int:
+    """Designs side by side: parameters, receptive fields, MACs, activations, depth, and what the gate says of each.
+
+    Of exactly two designs also what differs from the first to the second, layer by layer. Rejects nothing.
+
+    \b
+    Examples:
+      rfcalc compare models --sort params
+      rfcalc compare models/step7.py models/step8.py
+    """
+    from rfcalc.render.comparison import checked_sort, comparison
+    from rfcalc.render.table import checked_format
+
+    checked_format(fmt)
+    if sort is not None:
+        checked_sort(sort)
+    designs = list(_compared(targets, {"input": input_shape, "layout": layout}, config, level))
+    if not designs:
+        raise DesignError(f"{', '.join(targets)}: no file here defines a design; name one that does")
+    page = screen(sys.stdout) if output is None else FILE
+    text = comparison(designs, fmt=fmt, sort=sort, width=page.width, color=page.color, ascii_only=page.ascii_only)
+    if output is None:
+        emit(text)
+    else:
+        write_file(output, text)
+    return 0
+
+
+def _compared(
+    targets: list[str], flags: dict[str, object], config: Path | None, level: int
+) -> Iterator[tuple[Verdict, Report]]:
+    """Verdict and report of every design, in order; files found by a search that define none are passed over."""
+    from rfcalc.config import settings_for
+    from rfcalc.find import find_targets
+
+    found = find_targets(targets)
+    settings = [settings_for(target.file, config=config, flags=flags) for target in found.targets]
+    import_torch()
+    from rfcalc.gate import check
+    from rfcalc.judge import Verdict, figures
+
+    for target, applies in zip(found.targets, settings, strict=True):
+        try:
+            design = load_with(target.target, applies)
+        except NoDesignError:
+            if target.searched:
+                continue
+            raise
+        report = analyzed(design, applies.layout, level)
+        violations = tuple(check(report, applies.budget))
+        verdict = Verdict(
+            target=target.target,
+            design=design.name,
+            file=None if design.path is None else str(design.path),
+            line=design.line,
+            outcome="fail" if violations else "pass",
+            budget=applies.budget,
+            figures=figures(report),
+            violations=violations,
+        )
+        yield verdict, report
