@@ -14,7 +14,8 @@ import typer
 
 from rfcalc.errors import RfcalcError
 
-from . import compare, region, summary, table, verify
+from . import annotate, check, compare, region, summary, table, verify
+from .shared import complain
 
 # Newer typers carry a click of their own, older ones import it: the class is found through what both export.
 _ClickError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -26,7 +27,9 @@ app = typer.Typer(
 )
 for name, module in (
     ("table", table),
+    ("check", check),
     ("compare", compare),
+    ("annotate", annotate),
     ("region", region),
     ("verify", verify),
     ("summary", summary),
@@ -75,7 +78,7 @@ def _usage(error: Any) -> str:
 def _complain(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"rfcalc: {' '.join(message.split())}", file=sys.stderr)
+    complain(message)
     return code
 
 

@@ -155,11 +155,13 @@ class _Worker:
         return True
 
     def ending(self) -> str:
-        """How the process ended by itself."""
-        ended = wait([self.process.sentinel], 1)  # its channel may close a moment before
-        self.kill()
+        """How the process ended by itself, which may be a moment after its channel closed."""
+        patience = time.monotonic() + 1
+        while self.process.exitcode is None and time.monotonic() < patience:
+            time.sleep(0.01)
         code = self.process.exitcode
-        if not ended or code is None:
+        self.kill()
+        if code is None:
             return "its process closed the channel to rfcalc"
         if code >= 0:
             return f"its process ended with exit code {code} before the verdict; expected a design that does not exit"
@@ -172,7 +174,6 @@ class _Worker:
         if self.process.pid is None:
             return
         if hasattr(os, "killpg"):
-            # Before the process is waited for: until then nothing else can have its number.
             with contextlib.suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
@@ -196,7 +197,7 @@ def _work(channel: Connection, debug: bool) -> None:
     _settle()
     pid = os.getpid()
     channel.send(None)
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, OSError):
         while True:
             task: Task = channel.recv()
             try:
@@ -230,9 +231,10 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    if hasattr(os, "killpg"):
+    if not hasattr(os, "killpg"):
+        os._exit(1)
+    if os.getppid() != parent.pid:  # else a design has closed what we listen at
         os.killpg(0, signal.SIGKILL)
-    os._exit(1)
 
 
 def _prepare() -> None:

@@ -48,6 +48,7 @@ class _Request:
     color: bool
     ascii_only: bool
     base: str | None
+    reasons: bool
 
 
 def formats() -> list[str]:
@@ -72,6 +73,7 @@ def verdicts(
     color: bool = False,
     ascii_only: bool = False,
     base: str | None = None,
+    reasons: bool = True,
 ) -> str:
     """The verdicts as one text; empty when there is nothing to say.
 
@@ -83,11 +85,12 @@ def verdicts(
         color: use terminal colours (format text).
         ascii_only: use no other character than ASCII (format text; JSON, SARIF and JUnit never do).
         base: the revision that `Verdict.before` was measured at; the change of each figure is shown (format text).
+        reasons: say why a design could not be judged (format text); False where the caller says so on stderr.
 
     Raises:
         RfcalcError: an unknown format.
     """
-    request = _Request(skipped, quiet, width, color, ascii_only, base)
+    request = _Request(skipped, quiet, width, color, ascii_only, base, reasons)
     return _FORMATS[checked_format(fmt)](verdicts, request)
 
 
@@ -213,14 +216,14 @@ def _block(verdict: Verdict, request: _Request) -> str:
 
 def _said(verdict: Verdict, request: _Request) -> Iterator[tuple[str, str]]:
     """Label and text of each line of a design's block."""
-    if verdict.outcome == "error":
+    if verdict.outcome == "error" and request.reasons:
         yield "error", verdict.error
     for violation in verdict.violations:
         yield from _violated(verdict, violation)
     if not request.quiet:
         yield from (("warn", caution.message) for caution in verdict.cautions)
     if request.base is not None and verdict.figures is not None:
-        said = "new" if verdict.before is None else changes(verdict.before, verdict.figures)
+        said = "new, or not judged there" if verdict.before is None else changes(verdict.before, verdict.figures)
         yield "since", f"{request.base}: {said}"
 
 

@@ -1,0 +1,256 @@
+"""`rfcalc check`: the design gate."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rfcalc.design import split_target
+from rfcalc.errors import DesignError
+
+from .shared import FILE, Debug, Input, Layout, complain, emit, screen, write_file
+
+if TYPE_CHECKING:
+    from rfcalc.find import Target
+
+
+def _complete_format(incomplete: str) -> list[str]:
+    from rfcalc.render.verdicts import formats
+
+    return [name for name in formats() if name.startswith(incomplete)]
+
+
+def _limit(flag: str, text: str) -> Any:
+    return typer.Option(flag, metavar="N", show_default=False, help=text)
+
+
+def command(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TARGET]...",
+            show_default=False,
+            help="Files, folders (searched for designs), globs, file.py:Name or package.module:callable. "
+            "Default: paths of [tool.rfcalc], else the folder models.",
+        ),
+    ] = None,
+    max_params: Annotated[str | None, _limit("--max-params", "Most parameters.")] = None,
+    min_rf: Annotated[str | None, _limit("--min-rf", "Least receptive field at the output, in pixels.")] = None,
+    min_rf_spatial: Annotated[
+        str | None, _limit("--min-rf-spatial", "The same of the last spatial map, before global pooling or flattening.")
+    ] = None,
+    max_macs: Annotated[str | None, _limit("--max-macs", "Most multiply-accumulates.")] = None,
+    max_activation_bytes: Annotated[
+        str | None, _limit("--max-activation-bytes", "Largest peak of live activations, batch 1.")
+    ] = None,
+    max_layers: Annotated[str | None, _limit("--max-layers", "Most layers that multiply.")] = None,
+    require_exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--require-exact/--no-require-exact", show_default=False, help="Refuse operations without a rule."
+        ),
+    ] = None,
+    require_aligned: Annotated[
+        bool | None,
+        typer.Option(
+            "--require-aligned/--no-require-aligned",
+            show_default=False,
+            help="Refuse layers whose paths disagree on centre or jump.",
+        ),
+    ] = None,
+    input_shape: Input = None,
+    layout: Layout = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", show_default=False, help="Settings, in place of the nearest pyproject.toml."
+        ),
+    ] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Judge nothing; print what applies to each design, and from where.")
+    ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="REV",
+            show_default=False,
+            help="Only designs changed since this git revision, with the change of each figure.",
+        ),
+    ] = None,
+    fmt: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="FORMAT", autocompletion=_complete_format, help="text, json, github, sarif or junit."
+        ),
+    ] = "text",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing of designs that pass.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", show_default=False, help="Write there instead of stdout.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes that judge.")] = 1,
+    timeout: Annotated[
+        int, typer.Option("--timeout", metavar="SECONDS", min=1, max=86_400, help="What one design may take.")
+    ] = 60,
+    debug: Debug = False,
+) -> int:
+    """Judge designs by a budget: parameters, receptive field, work, memory; and say what would mend those that fail.
+
+    The budget comes from [tool.rfcalc] in the nearest pyproject.toml above each design; flags win over it. A limit
+    takes a whole number, or false for no limit. Without either, a design may have 8,000 parameters and must see 28
+    pixels.
+
+    Exit codes: 0 all pass; 1 a design is rejected; 2 a design could not be judged (even where others are rejected:
+    each still gets its verdict), or the command line, a setting or the git revision is wrong.
+
+    \b
+    Examples:
+      rfcalc check
+      rfcalc check models/step8.py --max-params 6000 --min-rf-spatial 18
+      rfcalc check models --base main --format github
+      rfcalc check --show-config models/step1.py
+    """
+    from rfcalc.config import default_targets, rows, settings_for
+    from rfcalc.find import find_targets
+    from rfcalc.render.verdicts import checked_format, verdicts
+
+    checked_format(fmt)
+    flags: dict[str, object] = {
+        "max_params": _number(max_params),
+        "min_rf": _number(min_rf),
+        "min_rf_spatial": _number(min_rf_spatial),
+        "max_macs": _number(max_macs),
+        "max_activation_bytes": _number(max_activation_bytes),
+        "max_layers": _number(max_layers),
+        "require_exact": require_exact,
+        "require_aligned": require_aligned,
+        "input": input_shape,
+        "layout": layout,
+    }
+    found = find_targets(targets or default_targets(config))
+    settings = {target: settings_for(target.file, config=config, flags=flags) for target in found.targets}
+    if show_config:
+        _write("\n\n".join(_config_text(target, rows(applies)) for target, applies in settings.items()), output)
+        return 0
+    with _since(base, list(settings)) as (chosen, former):
+        from rfcalc.workers import Task, judge_all
+
+        tasks = [Task(target.target, settings[target]) for target in chosen]
+        tasks += [Task(old, settings[target], remarks=False) for target, old in former.items()]
+        with _progress(len(tasks)) as progress:
+            answers = judge_all(tasks, workers=jobs, timeout=timeout, debug=debug, progress=progress)
+        before = dict(zip(former, answers[len(chosen) :], strict=True))
+    judged = [
+        replace(verdict, before=old.figures) if (old := before.get(target)) else verdict
+        for target, verdict in zip(chosen, answers, strict=False)
+        if verdict is not None
+    ]
+    skipped = len(found.skipped) + answers[: len(chosen)].count(None)
+    if not judged and base is not None and fmt == "text":
+        _write("" if quiet else f"no design has changed since {base}", output)
+        return 0
+    if not judged and base is None:
+        _require_files(targets or default_targets(config), skipped)
+    page = screen(sys.stdout) if output is None else FILE
+    _write(
+        verdicts(
+            judged,
+            skipped=skipped,
+            fmt=fmt,
+            quiet=quiet,
+            width=page.width,
+            color=page.color,
+            ascii_only=page.ascii_only,
+            base=base,
+            reasons=False,
+        ),
+        output,
+    )
+    errors = [verdict.error for verdict in judged if verdict.outcome == "error"]
+    for error in errors:
+        complain(error)
+    return 2 if errors else int(any(verdict.outcome == "fail" for verdict in judged))
+
+
+def _require_files(targets: Sequence[str], skipped: int) -> None:
+    """A hook names whatever files a commit touches; but who names a folder means the designs in it.
+
+    Raises DesignError for anything but files.
+    """
+    if not all(Path(target).is_file() for target in targets):
+        raise DesignError(f"{', '.join(targets)}: no target found: none of {skipped} Python files defines a design")
+
+
+def _number(text: str | None) -> object:
+    """The value of a limit's flag; what is neither a number nor `false` stays a text, for the settings to refuse."""
+    if text == "false":
+        return False
+    digits = (text or "").replace("_", "")
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else text
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is not None:
+        write_file(output, text)
+    elif text:
+        emit(text)
+
+
+def _config_text(target: Target, rows: Sequence[tuple[str, str, str]]) -> str:
+    """What applies to one design: key, value and where the value comes from."""
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"  {key:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for key, value, origin in rows]
+    return "\n".join([target.target, *lines])
+
+
+@contextlib.contextmanager
+def _since(base: str | None, targets: list[Target]) -> Iterator[tuple[list[Target], dict[Target, str]]]:
+    """The targets to judge, and of those that existed at revision `base` what to judge to see how they were."""
+    if base is None:
+        yield targets, {}
+        return
+    from rfcalc.history import changed_designs, snapshot
+
+    files: dict[Target, Path] = {}
+    for target in targets:
+        if target.file is None:
+            raise DesignError(f"{target.target}: an importable module; --base {base} compares files")
+        files[target] = target.file
+    changed = changed_designs(base, [file for file in files.values() if file.exists()])
+    # A file that does not exist is to be complained of, not to be taken for unchanged.
+    chosen = [target for target, file in files.items() if file in changed or not file.exists()]
+    places = {target: old for target in chosen if (old := changed.get(files[target]))}
+    if not places:
+        yield chosen, {}
+        return
+    with snapshot(base, files[next(iter(places))]) as folder:
+        yield chosen, {target: _moved(target.target, folder / old) for target, old in places.items()}
+
+
+def _moved(target: str, file: Path) -> str:
+    """The same name and submodule of another file."""
+    _, name, submodule = split_target(target)
+    return str(file) + (f":{name}" if name else "") + (f"#{submodule}" if submodule else "")
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
+    """Something to tell how many are done, which shows it; None where nobody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def show(done: int) -> None:
+        sys.stderr.write(f"\r\033[K{done} of {total} judged")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        sys.stderr.write("\r\033[K")
