@@ -15,7 +15,7 @@ import typer
 from rfcalc.design import split_target
 from rfcalc.errors import DesignError, NoDesignError, RfcalcError
 
-from .shared import Debug, Input, Layout, emit, import_torch, own_stdout, write_bytes
+from .shared import Debug, Input, Layout, complain, emit, import_torch, own_stdout, write_bytes
 
 if TYPE_CHECKING:
     from rfcalc.annotate import Annotation
@@ -84,7 +84,7 @@ def command(
     if without:
         print(f"{without} {'file' if without == 1 else 'files'} without a design skipped", file=sys.stderr)
     for error in failed[:-1]:
-        print(f"rfcalc: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(str(error))
     if failed:
         raise failed[-1]
     return int(check and stale > 0)
