@@ -21,46 +21,46 @@ RECIPE: dict[str, object] = {
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 8, 3, bias=False)  # 28 -> 26
+        self.conv1 = nn.Conv2d(1, 8, 3, bias=False)  # N 28->26  J 1  R 3
         self.bn1 = nn.BatchNorm2d(8)
         self.relu1 = nn.ReLU()
         self.drop1 = nn.Dropout(0.1)
 
-        self.conv2 = nn.Conv2d(8, 16, 3, bias=False)  # 26 -> 24
+        self.conv2 = nn.Conv2d(8, 16, 3, bias=False)  # N 26->24  J 1  R 5
         self.bn2 = nn.BatchNorm2d(16)
         self.relu2 = nn.ReLU()
         self.drop2 = nn.Dropout(0.1)
 
-        self.conv3 = nn.Conv2d(16, 8, 1, bias=False)
+        self.conv3 = nn.Conv2d(16, 8, 1, bias=False)  # N 24->24  J 1  R 5
         self.bn3 = nn.BatchNorm2d(8)
         self.relu3 = nn.ReLU()
         self.drop3 = nn.Dropout(0.1)
 
-        self.maxpool = nn.MaxPool2d(2, 2)  # 24 -> 12
+        self.maxpool = nn.MaxPool2d(2, 2)  # N 24->12  J 2  R 6
 
-        self.conv4 = nn.Conv2d(8, 16, 3, bias=False)  # 12 -> 10
+        self.conv4 = nn.Conv2d(8, 16, 3, bias=False)  # N 12->10  J 2  R 10
         self.bn4 = nn.BatchNorm2d(16)
         self.relu4 = nn.ReLU()
         self.drop4 = nn.Dropout(0.1)
 
-        self.conv5 = nn.Conv2d(16, 8, 3, bias=False)  # 10 -> 8
+        self.conv5 = nn.Conv2d(16, 8, 3, bias=False)  # N 10->8  J 2  R 14
         self.bn5 = nn.BatchNorm2d(8)
         self.relu5 = nn.ReLU()
         self.drop5 = nn.Dropout(0.1)
 
-        self.conv6 = nn.Conv2d(8, 16, 3, bias=False)  # 8 -> 6
+        self.conv6 = nn.Conv2d(8, 16, 3, bias=False)  # N 8->6  J 2  R 18
         self.bn6 = nn.BatchNorm2d(16)
         self.relu6 = nn.ReLU()
         self.drop6 = nn.Dropout(0.1)
 
-        self.conv7 = nn.Conv2d(16, 16, 3, bias=False)  # 6 -> 4
+        self.conv7 = nn.Conv2d(16, 16, 3, bias=False)  # N 6->4  J 2  R 22
         self.bn7 = nn.BatchNorm2d(16)
         self.relu7 = nn.ReLU()
         self.drop7 = nn.Dropout(0.1)
 
-        self.avgpool = nn.AvgPool2d(4)  # 4 -> 1
+        self.avgpool = nn.AvgPool2d(4)  # N 4->1  J 2  R 28
 
-        self.conv8 = nn.Conv2d(16, 10, 1, bias=False)
+        self.conv8 = nn.Conv2d(16, 10, 1, bias=False)  # N 1->1  J 2  R 28
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.drop1(self.relu1(self.bn1(self.conv1(x))))

@@ -21,40 +21,40 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.input = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1, bias=False),
+            nn.Conv2d(1, 8, 3, padding=1, bias=False),  # N 28->28  J 1  R 3
             nn.BatchNorm2d(8),
             nn.ReLU(),
             nn.Dropout(0.025),
         )
         self.block1 = nn.Sequential(
-            nn.Conv2d(8, 16, 3, padding=1, bias=False),
+            nn.Conv2d(8, 16, 3, padding=1, bias=False),  # N 28->28  J 1  R 5
             nn.BatchNorm2d(16),
             nn.ReLU(),
             nn.Dropout(0.025),
         )
-        self.pool = nn.MaxPool2d(2, 2)  # 28 -> 14
+        self.pool = nn.MaxPool2d(2, 2)  # N 28->14  J 2  R 6
         self.transition = nn.Sequential(
-            nn.Conv2d(16, 4, 1, bias=False),
+            nn.Conv2d(16, 4, 1, bias=False),  # N 14->14  J 2  R 6
             nn.BatchNorm2d(4),
             nn.ReLU(),
             nn.Dropout(0.025),
         )
         self.body = nn.Sequential(
-            nn.Conv2d(4, 8, 3, bias=False),  # 14 -> 12
+            nn.Conv2d(4, 8, 3, bias=False),  # N 14->12  J 2  R 10
             nn.BatchNorm2d(8),
             nn.ReLU(),
             nn.Dropout(0.025),
-            nn.Conv2d(8, 16, 3, bias=False),  # 12 -> 10
+            nn.Conv2d(8, 16, 3, bias=False),  # N 12->10  J 2  R 14
             nn.BatchNorm2d(16),
             nn.ReLU(),
             nn.Dropout(0.025),
-            nn.Conv2d(16, 16, 3, bias=False),  # 10 -> 8
+            nn.Conv2d(16, 16, 3, bias=False),  # N 10->8  J 2  R 18
             nn.BatchNorm2d(16),
             nn.ReLU(),
             nn.Dropout(0.025),
         )
-        self.gap = nn.AvgPool2d(8)  # 8 -> 1
-        self.output = nn.Conv2d(16, 10, 1, bias=False)
+        self.gap = nn.AvgPool2d(8)  # N 8->1  J 2  R 32
+        self.output = nn.Conv2d(16, 10, 1, bias=False)  # N 1->1  J 2  R 32
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.input(x)

@@ -25,44 +25,44 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.input = nn.Sequential(
-            nn.Conv2d(1, 8, 3, bias=False),  # 28 -> 26
+            nn.Conv2d(1, 8, 3, bias=False),  # N 28->26  J 1  R 3
             nn.ReLU(),
             nn.BatchNorm2d(8),
             nn.Dropout(0.025),
         )
         self.block1 = nn.Sequential(
-            nn.Conv2d(8, 16, 3, bias=False),  # 26 -> 24
+            nn.Conv2d(8, 16, 3, bias=False),  # N 26->24  J 1  R 5
             nn.ReLU(),
             nn.BatchNorm2d(16),
             nn.Dropout(0.025),
         )
-        self.pool = nn.MaxPool2d(2, 2)  # 24 -> 12
+        self.pool = nn.MaxPool2d(2, 2)  # N 24->12  J 2  R 6
         self.transition = nn.Sequential(
-            nn.Conv2d(16, 8, 1, bias=False),
+            nn.Conv2d(16, 8, 1, bias=False),  # N 12->12  J 2  R 6
             nn.ReLU(),
             nn.BatchNorm2d(8),
         )
         self.body = nn.Sequential(
-            nn.Conv2d(8, 12, 3, bias=False),  # 12 -> 10
+            nn.Conv2d(8, 12, 3, bias=False),  # N 12->10  J 2  R 10
             nn.ReLU(),
             nn.BatchNorm2d(12),
             nn.Dropout(0.025),
-            nn.Conv2d(12, 16, 3, bias=False),  # 10 -> 8
+            nn.Conv2d(12, 16, 3, bias=False),  # N 10->8  J 2  R 14
             nn.ReLU(),
             nn.BatchNorm2d(16),
             nn.Dropout(0.025),
-            nn.Conv2d(16, 20, 3, bias=False),  # 8 -> 6
+            nn.Conv2d(16, 20, 3, bias=False),  # N 8->6  J 2  R 18
             nn.ReLU(),
             nn.BatchNorm2d(20),
             nn.Dropout(0.025),
         )
-        self.gap = nn.AvgPool2d(6)  # 6 -> 1
+        self.gap = nn.AvgPool2d(6)  # N 6->1  J 2  R 28
         self.output = nn.Sequential(
-            nn.Conv2d(20, 16, 1, bias=False),
+            nn.Conv2d(20, 16, 1, bias=False),  # N 1->1  J 2  R 28
             nn.ReLU(),
             nn.BatchNorm2d(16),
             nn.Dropout(0.025),
-            nn.Conv2d(16, 10, 1, bias=False),
+            nn.Conv2d(16, 10, 1, bias=False),  # N 1->1  J 2  R 28
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,15 +19,15 @@ RECIPE: dict[str, object] = {
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.pool1 = nn.MaxPool2d(2, 2)  # 28 -> 14
-        self.conv3 = nn.Conv2d(64, 128, 3, padding=1)
-        self.conv4 = nn.Conv2d(128, 256, 3, padding=1)
-        self.pool2 = nn.MaxPool2d(2, 2)  # 14 -> 7
-        self.conv5 = nn.Conv2d(256, 512, 3)  # 7 -> 5
-        self.conv6 = nn.Conv2d(512, 1024, 3)  # 5 -> 3
-        self.conv7 = nn.Conv2d(1024, 10, 3)  # 3 -> 1
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)  # N 28->28  J 1  R 3
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)  # N 28->28  J 1  R 5
+        self.pool1 = nn.MaxPool2d(2, 2)  # N 28->14  J 2  R 6
+        self.conv3 = nn.Conv2d(64, 128, 3, padding=1)  # N 14->14  J 2  R 10
+        self.conv4 = nn.Conv2d(128, 256, 3, padding=1)  # N 14->14  J 2  R 14
+        self.pool2 = nn.MaxPool2d(2, 2)  # N 14->7  J 4  R 16
+        self.conv5 = nn.Conv2d(256, 512, 3)  # N 7->5  J 4  R 24
+        self.conv6 = nn.Conv2d(512, 1024, 3)  # N 5->3  J 4  R 32
+        self.conv7 = nn.Conv2d(1024, 10, 3)  # N 3->1  J 4  R 40
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.conv1(x))

@@ -20,26 +20,26 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.block1 = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1),
+            nn.Conv2d(1, 8, 3, padding=1),  # N 28->28  J 1  R 3
             nn.ReLU(),
-            nn.Conv2d(8, 16, 3, padding=1),
+            nn.Conv2d(8, 16, 3, padding=1),  # N 28->28  J 1  R 5
             nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1),
+            nn.Conv2d(16, 32, 3, padding=1),  # N 28->28  J 1  R 7
             nn.ReLU(),
-            nn.Conv2d(32, 64, 3, padding=1),
+            nn.Conv2d(32, 64, 3, padding=1),  # N 28->28  J 1  R 9
             nn.ReLU(),
-            nn.MaxPool2d(2, 2),  # 28 -> 14
+            nn.MaxPool2d(2, 2),  # N 28->14  J 2  R 10
         )
         self.block2 = nn.Sequential(
-            nn.Conv2d(64, 128, 3, padding=1),
+            nn.Conv2d(64, 128, 3, padding=1),  # N 14->14  J 2  R 14
             nn.ReLU(),
-            nn.Conv2d(128, 128, 3, padding=1),
+            nn.Conv2d(128, 128, 3, padding=1),  # N 14->14  J 2  R 18
             nn.ReLU(),
-            nn.MaxPool2d(2, 2),  # 14 -> 7
+            nn.MaxPool2d(2, 2),  # N 14->7  J 4  R 20
         )
         self.output = nn.Sequential(
-            nn.Conv2d(128, 10, 3),  # 7 -> 5
-            nn.AvgPool2d(5, stride=2),  # 5 -> 1
+            nn.Conv2d(128, 10, 3),  # N 7->5  J 4  R 28
+            nn.AvgPool2d(5, stride=2),  # N 5->1  J 4  R 44
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,47 +21,47 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.block1 = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1),
+            nn.Conv2d(1, 8, 3, padding=1),  # N 28->28  J 1  R 3
             nn.ReLU(),
             nn.BatchNorm2d(8),
             nn.Dropout(0.05),
-            nn.Conv2d(8, 12, 3, padding=1),
+            nn.Conv2d(8, 12, 3, padding=1),  # N 28->28  J 1  R 5
             nn.ReLU(),
             nn.BatchNorm2d(12),
             nn.Dropout(0.05),
         )
         self.transition = nn.Sequential(
-            nn.Conv2d(12, 6, 1),
-            nn.MaxPool2d(2, 2),  # 28 -> 14
+            nn.Conv2d(12, 6, 1),  # N 28->28  J 1  R 5
+            nn.MaxPool2d(2, 2),  # N 28->14  J 2  R 6
         )
         self.block2 = nn.Sequential(
-            nn.Conv2d(6, 12, 3),  # 14 -> 12
+            nn.Conv2d(6, 12, 3),  # N 14->12  J 2  R 10
             nn.ReLU(),
             nn.BatchNorm2d(12),
             nn.Dropout(0.05),
-            nn.Conv2d(12, 12, 3),  # 12 -> 10
+            nn.Conv2d(12, 12, 3),  # N 12->10  J 2  R 14
             nn.ReLU(),
             nn.BatchNorm2d(12),
             nn.Dropout(0.05),
-            nn.Conv2d(12, 12, 3, padding=1),
+            nn.Conv2d(12, 12, 3, padding=1),  # N 10->10  J 2  R 18
             nn.ReLU(),
             nn.BatchNorm2d(12),
             nn.Dropout(0.05),
-            nn.MaxPool2d(2, 2),  # 10 -> 5
+            nn.MaxPool2d(2, 2),  # N 10->5  J 4  R 20
         )
         self.block3 = nn.Sequential(
-            nn.Conv2d(12, 12, 3),  # 5 -> 3
+            nn.Conv2d(12, 12, 3),  # N 5->3  J 4  R 28
             nn.ReLU(),
             nn.BatchNorm2d(12),
             nn.Dropout(0.05),
-            nn.Conv2d(12, 12, 3, padding=1),
+            nn.Conv2d(12, 12, 3, padding=1),  # N 3->3  J 4  R 36
             nn.ReLU(),
             nn.BatchNorm2d(12),
             nn.Dropout(0.05),
         )
         self.output = nn.Sequential(
-            nn.AvgPool2d(3, stride=2),  # 3 -> 1
-            nn.Conv2d(12, 10, 1),
+            nn.AvgPool2d(3, stride=2),  # N 3->1  J 4  R 44
+            nn.Conv2d(12, 10, 1),  # N 1->1  J 4  R 44
         )
 
     def forward(self, x: Tensor) -> Tensor:
