@@ -67,7 +67,7 @@ def command(
         try:
             annotation = _annotation(file, named, flags, config)
             if annotation is not None and annotation.changes and not check and not diff:
-                write_bytes(file, annotation.after)
+                write_bytes(Path(place), annotation.after)
         except RfcalcError as failure:  # the other files are still to be done
             failed.append(failure)
             continue
@@ -97,8 +97,8 @@ def _by_file(files: Sequence[str]) -> tuple[dict[Path, list[Target]], int]:
     found = find_targets(files)
     targets: dict[Path, list[Target]] = {}
     for target in found.targets:
-        if target.file is None:
-            raise DesignError(f"{target.target}: not a file; expected design files, as in models/step8.py")
+        if target.file is None or split_target(target.target)[2]:
+            raise DesignError(f"{target.target}: expected a design file, as in models/step8.py or models/step8.py:Net")
         targets.setdefault(target.file, []).append(target)
     return targets, len(found.skipped)
 

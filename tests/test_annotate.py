@@ -525,7 +525,7 @@ def test_the_ladders_numbers(ladders, known):
     ]
     found = annotate(str(file))
     assert (found.changes, found.refused, found.elsewhere) == ((), (), ())
-    assert ast.dump(ast.parse(file.read_text())) == ast.dump(ast.parse((ROOT / known["file"]).read_text()))
+    assert file.read_bytes() == (ROOT / known["file"]).read_bytes()  # what the repository shows is true, too
 
 
 def test_the_formatter_leaves_the_comments_where_they_are(ladders, tmp_path):

@@ -1,0 +1,178 @@
+"""`rfcalc annotate`: what it writes, what it says, and with which exit code."""
+
+import errno
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+NET = """
+    from torch import nn
+    INPUT_SHAPE = (1, 28, 28)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.Conv2d(8, 8, 3),  # N 26->24  J 1  R 7
+        nn.ReLU(),  # N 24->24  J 1  R 7
+        nn.Conv2d(8, 8, 1),  # N 24->24  J 1  R 5
+        *[nn.Conv2d(8, 8, 3) for _ in range(5)],
+    )
+"""
+LOOP = "net.py:9: makes 5 layers, 4, 5, 6, 7 and 1 more: left without a comment\n"
+FOUND = """\
+net.py:5: found no comment, expected # N 28->26  J 1  R 3
+net.py:6: found # N 26->24  J 1  R 7, expected # N 26->24  J 1  R 5
+net.py:7: found # N 24->24  J 1  R 7, expected none
+"""
+DIFF = """\
+--- a/net.py
++++ b/net.py
+@@ -2,9 +2,9 @@
+ from torch import nn
+ INPUT_SHAPE = (1, 28, 28)
+ model = nn.Sequential(
+-    nn.Conv2d(1, 8, 3),
+-    nn.Conv2d(8, 8, 3),  # N 26->24  J 1  R 7
+-    nn.ReLU(),  # N 24->24  J 1  R 7
++    nn.Conv2d(1, 8, 3),  # N 28->26  J 1  R 3
++    nn.Conv2d(8, 8, 3),  # N 26->24  J 1  R 5
++    nn.ReLU(),
+     nn.Conv2d(8, 8, 1),  # N 24->24  J 1  R 5
+     *[nn.Conv2d(8, 8, 3) for _ in range(5)],
+ )
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "out"),
+    [
+        ((), 0, "net.py: 3 comments, 1 added, 1 corrected, 1 removed\n"),
+        (("--check",), 1, FOUND),
+        (("--diff",), 0, DIFF),
+        (("--check", "--diff"), 1, FOUND + DIFF),
+    ],
+)
+def test_stale_comments(rfcalc, write_design, options, code, out):
+    write_design(NET)
+    before = Path("net.py").read_bytes()
+    found = rfcalc("annotate", *options, "net.py")
+    assert (found.code, found.out, found.err) == (code, out, LOOP)
+    assert (Path("net.py").read_bytes() == before) == bool(options)
+
+
+def test_true_comments(rfcalc, write_design):
+    write_design(NET)
+    rfcalc("annotate", "net.py")
+    written = os.stat("net.py")
+    assert rfcalc("annotate", "net.py").out == "net.py: 3 comments, all true\n"
+    assert os.stat("net.py").st_mtime_ns == written.st_mtime_ns
+    for options in (["--check"], ["--diff"], ["--check", "--diff"]):
+        found = rfcalc("annotate", *options, "net.py")
+        assert (found.code, found.out, found.err) == (0, "", LOOP)
+
+
+@pytest.mark.parametrize("ending", ["\n", ""])
+@pytest.mark.parametrize("content", [NET.replace("\n    ", "\n").replace("\n", "\r\n"), NET.replace("\n    ", "\n")])
+def test_the_diff_is_a_patch(rfcalc, write_design, ending, content):
+    write_design((content.rstrip() + ending).encode())
+    Path("patch").write_bytes(rfcalc("annotate", "--diff", "net.py").out.encode())
+    rfcalc("annotate", "net.py")
+    after = Path("net.py").read_bytes()
+    write_design((content.rstrip() + ending).encode())
+    subprocess.run(["git", "apply", "--whitespace=nowarn", "patch"], check=True)
+    assert Path("net.py").read_bytes() == after
+
+
+def test_many_files(rfcalc, write_design):
+    """What is broken or defines no design is no reason to leave the others as they are."""
+    write_design(NET, "models/net.py")
+    write_design(NET, "models/below/net.py")
+    write_design("import math", "models/__init__.py")
+    write_design("class Other(dict): ...", "models/other.py")
+    write_design("1 / 0\nmodel = None", "models/broken.py")
+    found = rfcalc("annotate", "models", "models/broken.py", "models/nat.py")
+    assert found.code == 2
+    assert found.out.count("3 comments, 1 added, 1 corrected, 1 removed\n") == 2
+    assert found.err.splitlines()[-3:] == [
+        "2 files without a design skipped",
+        "rfcalc: models/broken.py:1: raised at import: ZeroDivisionError: division by zero",
+        "rfcalc: models/nat.py: no such file; did you mean models/net.py?",
+    ]
+    found = rfcalc("annotate", "--check", "models/net.py", "models/other.py", "models/__init__.py")
+    assert (found.code, found.out) == (0, "")
+
+
+def test_the_file_keeps_its_mode_and_its_links(rfcalc, write_design):
+    write_design(NET)
+    Path("net.py").chmod(0o754)
+    Path("link.py").symlink_to("net.py")
+    assert rfcalc("annotate", "link.py").code == 0
+    assert Path("link.py").is_symlink()
+    assert stat.S_IMODE(os.stat("net.py").st_mode) == 0o754
+    assert rfcalc("annotate", "net.py").out == "net.py: 3 comments, all true\n"
+    assert sorted(os.listdir()) == ["link.py", "net.py"]
+
+
+def test_shape_and_layout_from_flags_and_from_the_settings(rfcalc, write_design):
+    write_design(NET.replace("INPUT_SHAPE", "SHAPE"))
+    rfcalc("annotate", "net.py", "--input", "1x32x20")
+    assert "# N 32x20->30x18  J 1  R 3" in Path("net.py").read_text()
+    write_design('[tool.rfcalc]\ninput = "1x40x40"', "pyproject.toml")
+    rfcalc("annotate", "net.py")
+    assert "# N 40->38  J 1  R 3" in Path("net.py").read_text()
+    write_design('[tool.rfcalc]\ninput = "1x30x30"', "other.toml")
+    rfcalc("annotate", "net.py", "--config", "other.toml")
+    assert "# N 30->28  J 1  R 3" in Path("net.py").read_text()
+    write_design("from torch import nn\nmodel = nn.MultiheadAttention\nmodel = nn.Conv1d(8, 8, 3)")
+    rfcalc("annotate", "net.py", "--input", "8x30", "--layout", "CL")
+    assert "nn.Conv1d(8, 8, 3)  # N 30->28  J 1  R 3" in Path("net.py").read_text()
+
+
+def test_what_a_design_prints_is_no_part_of_the_answer(rfcalc, write_design):
+    write_design(NET + "    print('hello')\n")
+    found = rfcalc("annotate", "--diff", "net.py")
+    assert "hello" in found.err
+    assert found.out.startswith("--- a/net.py\n")
+
+
+SEVERAL = NET + "    class Net(nn.Module): ...\n    class Other(Net): ...\n    del model\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "says"),
+    [
+        (NET, ["nat.py"], "nat.py: no such file; did you mean net.py?"),
+        (NET, ["torchvision.models:resnet18"], "torchvision.models:resnet18: expected a design file"),
+        (NET, ["net.py#0"], "net.py#0: expected a design file"),
+        (NET, ["net.py", "--input", "2x28x28"], "0 (Conv2d)"),
+        (NET, ["net.py", "--input", "1x0"], "--input"),
+        (NET, ["net.py", "--config", "no.toml"], "no.toml"),
+        (NET, [], "Missing argument 'FILE...'"),
+        (SEVERAL, ["net.py"], "2 designs; name one: net.py:Net, net.py:Other"),
+        ("def", ["net.py"], "net.py:1: not valid Python"),
+        (b"# coding: nonsense\nmodel = 1", ["net.py"], "net.py"),
+    ],
+)
+def test_bad_input(rfcalc, write_design, source, arguments, says):
+    write_design(source)
+    before = Path("net.py").read_bytes()
+    found = rfcalc("annotate", *arguments)
+    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+    assert says in found.err
+    assert Path("net.py").read_bytes() == before
+
+
+def test_a_disk_that_fills_up(rfcalc, write_design, monkeypatch):
+    write_design(NET)
+    before = Path("net.py").read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    found = rfcalc("annotate", "net.py")
+    assert (found.code, found.out) == (2, "")
+    assert "cannot be written: No space left on device" in found.err
+    assert Path("net.py").read_bytes() == before
+    assert os.listdir() == ["net.py"]
