@@ -1,5 +1,8 @@
 """The errors a user can cause. One message, one line: the place, what was found, what was expected, what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class RfcalcError(Exception):
     """Base of every error that is the user's to mend; the command line prints it and exits 2."""
@@ -27,3 +30,27 @@ class ConfigError(RfcalcError):
 
 class HistoryError(RfcalcError):
     """A git repository or a revision of it that cannot be read."""
+
+
+class DataError(RfcalcError):
+    """A data set that is missing, damaged, or does not fit the design; the message names the file or the folder."""
+
+
+class RecipeError(RfcalcError):
+    """A recipe with an unknown key or an impossible value; the message names the key."""
+
+
+class MissingError(RfcalcError):
+    """A library that an optional part needs and that is not installed."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Around the imports of an optional part: a missing library names the extra of this package that brings it.
+
+    Raises MissingError.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingError(f"{error.name} is not installed; get it by pip install 'rfcalc[{name}]'") from error
