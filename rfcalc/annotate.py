@@ -30,8 +30,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .calls import call_name, is_query
-from .design import Design
-from .errors import DesignError, RfcalcError
+from .design import Design, one_line
+from .errors import DesignError, ForwardError, RfcalcError
 from .render.cells import cell, collapsed, mark_of, per_axis
 from .report import LayerRow, Report, analyze
 
@@ -165,6 +165,7 @@ class _Calls(TorchFunctionMode):
         super().__init__()
         self.births = births
         self.ends: list[tuple[str, Point | None]] = []
+        self.entered = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not is_query(func):
@@ -187,14 +188,21 @@ class _Calls(TorchFunctionMode):
 
         def enter(*_: Any) -> None:
             self.ends.clear()  # a forward that needs values runs a second time
+            self.entered = True
             self.__enter__()  # type: ignore[no-untyped-call]
 
         def leave(*_: Any) -> None:
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self.leave()
 
         model.register_forward_pre_hook(enter, prepend=True)
         model.register_forward_hook(leave, always_call=True)
         return model
+
+    def leave(self) -> None:
+        """Hear of nothing any more. Torch calls no hook when a forward ends by `sys.exit`."""
+        if self.entered:
+            self.entered = False
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def layers_of(design: Design, births: Births, layout: str | None = None) -> Layers:
@@ -207,14 +215,19 @@ def layers_of(design: Design, births: Births, layout: str | None = None) -> Laye
     with births.watching():
         model = design.build()
     calls = _Calls(births)
-    report = analyze(
-        calls.follow(model),
-        design.input_shape,
-        level=1,  # level 2 answers whole layers before torch hears of them
-        layout=layout,
-        name=design.name,
-        rebuild=lambda: calls.follow(design.build_real()),
-    )
+    try:
+        report = analyze(
+            calls.follow(model),
+            design.input_shape,
+            level=1,  # level 2 answers whole layers before torch hears of them
+            layout=layout,
+            name=design.name,
+            rebuild=lambda: calls.follow(design.build_real()),
+        )
+    except SystemExit as error:
+        raise ForwardError(f"{design.name}: forward failed: {one_line(error)}") from error
+    finally:
+        calls.leave()
     # An instance at the top level was made as the file was loaded: what ran is a copy of it.
     original = design.source if isinstance(design.source, nn.Module) else model
     modules = dict(original.named_modules(remove_duplicate=False))

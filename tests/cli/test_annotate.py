@@ -103,6 +103,31 @@ def test_many_files(rfcalc, write_design):
     assert (found.code, found.out) == (0, "")
 
 
+LEAVING = """
+    import sys
+    from torch import nn
+    INPUT_SHAPE = (1, 28, 28)
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 3)
+        def forward(self, x):
+            x = x[:, :, ::2].mean()
+            {}
+"""
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "return self.conv(x)", "return x.nothing"])
+def test_a_forward_that_fails_does_not_touch_the_next(rfcalc, write_design, end):
+    write_design(LEAVING.format(end), "leaving.py")
+    write_design(NET)
+    found = rfcalc("annotate", "leaving.py", "net.py")
+    assert (found.code, found.out) == (2, "net.py: 3 comments, 1 added, 1 corrected, 1 removed\n")
+    assert found.err.startswith(LOOP)
+    assert found.err.splitlines()[-1].startswith("rfcalc: leaving.py:Net")
+    assert rfcalc("table", "net.py").code == 0
+
+
 def test_the_file_keeps_its_mode_and_its_links(rfcalc, write_design):
     write_design(NET)
     Path("net.py").chmod(0o754)
