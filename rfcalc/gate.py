@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from .report import Report
+    from .report import LayerRow, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,178 @@ class Caution:
     message: str
 
 
+def depth(report: Report) -> int:
+    """How many layers multiply (MACs > 0): convolutions, linear layers, products of matrices."""
+    return sum(row.macs > 0 for row in report.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """How one field of Budget is read off a report: the measured value, the rows responsible, and its words."""
+
+    measure: Callable[[Report], int]
+    share: Callable[[LayerRow], int]  # rows with the largest are named; 0: not responsible
+    words: str  # behind the number, "{n} parameters"
+    least: bool = False  # a minimum, not a maximum
+
+
+_LIMITS: dict[str, _Limit] = {
+    "max_params": _Limit(lambda r: r.params, lambda row: row.params, "parameters"),
+    "min_rf": _Limit(lambda r: min(r.rf_output), lambda row: 0, "pixels seen by the output", least=True),
+    "min_rf_spatial": _Limit(
+        lambda r: min(r.rf_spatial), lambda row: 0, "pixels seen by the last spatial map", least=True
+    ),
+    "max_macs": _Limit(lambda r: r.macs, lambda row: row.macs, "MACs"),
+    "max_activation_bytes": _Limit(
+        lambda r: r.peak_activation_bytes, lambda row: row.activation_bytes, "bytes of live activations at the peak"
+    ),
+    "max_layers": _Limit(depth, lambda row: 0, "layers that multiply"),
+    "require_exact": _Limit(
+        lambda r: max(len(r.approximate_ops), sum(not row.exact for row in r.rows)),
+        lambda row: int(not row.exact),
+        "layers that depend on an operation without a rule",
+    ),
+    "require_aligned": _Limit(
+        lambda r: sum(not row.aligned for row in r.rows),
+        lambda row: int(not row.aligned),
+        "layers whose paths disagree on centre or jump",
+    ),
+}
+_MOST_NAMED = 5
+
+
 def check(report: Report, budget: Budget) -> list[Violation]:
     """Every limit of the budget that the report misses, in the order of Budget's fields."""
-    raise NotImplementedError
+    found = []
+    for name, limit in _LIMITS.items():
+        allowed = getattr(budget, name)
+        if allowed is None or allowed is False:
+            continue
+        allowed = 0 if allowed is True else allowed
+        measured = limit.measure(report)
+        missed = allowed - measured if limit.least else measured - allowed
+        if missed > 0:
+            layers = _largest(report, limit.share)
+            found.append(
+                Violation(name, allowed, measured, missed, layers, _sentence(name, limit, measured, missed, allowed))
+            )
+    return found
+
+
+def _sentence(name: str, limit: _Limit, measured: int, missed: int, allowed: int) -> str:
+    if name.startswith("require_"):
+        return f"{measured:,} {limit.words}; {name} allows none"
+    return f"{measured:,} {limit.words}, {missed:,} {'short of' if limit.least else 'over'} {name} {allowed:,}"
+
+
+def _largest(report: Report, share: Callable[[LayerRow], int]) -> tuple[str, ...]:
+    rows = sorted((row for row in report.rows if share(row)), key=share, reverse=True)
+    return tuple(row.name for row in rows[:_MOST_NAMED])
+
+
+# ------------------------------------------------------------------------------------------------ worth knowing
+
+
+def cautions(report: Report, holes: Mapping[str, Sequence[int]] | None = None) -> list[Caution]:
+    """What a designer should know and the gate does not reject.
+
+    Args:
+        holes: per layer, how many lines of pixels inside its field one unit does not depend on, for each of
+            `report.axes`: what `gridding.holes` measures. None: not measured.
+    """
+    return [*_unproductive(report), *_unreached(report), *_gridding(report, holes)]
+
+
+def _unproductive(report: Report) -> Iterator[Caution]:
+    """Layers that cannot integrate anything new: what they are fed sees the whole input already.
+
+    Richter et al., "Should You Go Deeper? Optimizing Convolutional Neural Network Architectures without Training by
+    Receptive Field Analysis", 2021. The field is the local one: global context (a gate, a statistic) is left out.
+    """
+    rows = [row for row in report.rows if _looks_around(row) and _sees_all(row, report)]
+    if rows:
+        names = tuple(row.name for row in rows)
+        size = "x".join(str(axis.size) for axis in report.axes)
+        what = "1 layer is" if len(rows) == 1 else f"{len(rows)} layers are"
+        params = sum(row.params for row in rows)
+        yield Caution(
+            "unproductive",
+            names,
+            f"{what} fed by units that see the whole input ({size}) already and can add no context: {_listed(names)}"
+            f" ({params:,} parameters)",
+        )
+
+
+def _unreached(report: Report) -> Iterator[Caution]:
+    lost = [(path or report.name, params) for path, params in report.unreached if params]
+    if lost:
+        total = sum(params for _, params in lost)
+        names = tuple(path for path, _ in lost)
+        yield Caution("unreached", names, f"{total:,} parameters that forward never reaches: {_listed(names)}")
+
+
+def _gridding(report: Report, holes: Mapping[str, Sequence[int]] | None) -> Iterator[Caution]:
+    found = suspects(report)
+    if found and holes is None:
+        yield Caution("gridding", found, f"dilation may leave holes behind {_listed(found)}; not measured")
+    for layer, missing in (holes or {}).items():
+        if any(missing):
+            count = "x".join(map(str, dict.fromkeys(missing)))
+            what = f"inside its field a unit of {layer} skips {count} lines of pixels"
+            yield Caution("gridding", found, f"dilation of {_listed(found)} leaves holes: {what}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def _looks_around(row: LayerRow) -> bool:
+    """Does a window of several taps slide over the map? One that covers the whole map (a pool, a head) does not."""
+    if row.kernel is None or not len(row.kernel) == len(row.n_in) == len(row.n_out):
+        return False
+    sizes = zip(row.kernel, row.n_in, row.n_out, strict=True)
+    return any(k > 1 and not (n_out == 1 and 1 < n_in <= k) for k, n_in, n_out in sizes)
+
+
+def _fed(row: LayerRow) -> tuple[int, ...]:
+    """The local field of a sliding layer's input: that of its output, less what its own taps add."""
+    spans = [(k - 1) * d for k, d in zip(row.kernel or (), row.dilation or (), strict=True)]
+    if len(spans) != len(row.r_local):  # several inputs
+        return row.r_in
+    return tuple(int(r - span * j) for r, span, j in zip(row.r_local, spans, row.j_in, strict=True))
+
+
+def _sees_all(row: LayerRow, report: Report) -> bool:
+    return all(r >= axis.size for r, axis in zip(_fed(row), report.axes, strict=True))
+
+
+def suited(report: Report) -> tuple[tuple[int, int] | None, ...]:
+    """Per axis the input sizes that the design's depth fits, smallest and largest; None where it cannot be said.
+
+    Smaller inputs make layers unproductive: some layer is fed by units that see all of it already (Richter et al.
+    2021). Of a larger one no output sees all. With branches the longest path counts, so that a design with short
+    cuts may still do well below the smallest size. None: no layer looks around, or something sees the whole input
+    whatever its size.
+    """
+    rows = [row for row in report.rows if _looks_around(row)]
+    last = report.rows[-1] if report.rows else None
+    out: list[tuple[int, int] | None] = []
+    for i in range(len(report.axes)):
+        low = max((_fed(row)[i] for row in rows), default=0) + 1
+        high = report.rf_output[i]
+        known = bool(rows) and last is not None and not any(row.is_global[i] for row in report.rows) and high >= low
+        out.append((low, high) if known else None)
+    return tuple(out)
+
+
+def suspects(report: Report) -> tuple[str, ...]:
+    """Layers whose dilation may leave holes in what a unit sees: neighbouring taps lie further apart than what the
+    layer is fed by sees. Whether a later layer fills them only a measurement tells (`gridding.holes`)."""
+    found = []
+    for row in report.rows:
+        if row.dilation and any(d > 1 for d in row.dilation) and row.kernel and max(row.kernel) > 1:
+            reach = [max(row.dilation) * j for j in row.j_in]
+            if any(step > r for step, r in zip(reach, _fed(row), strict=True)):
+                found.append(row.name)
+    return tuple(found)

@@ -77,6 +77,12 @@ class Oracle:
         self, call: int, grid: Sequence[int], position: Sequence[int], axes: Sequence[Axis]
     ) -> tuple[Box | None, ...]:
         """Per axis, the box of input indices that output `position` (an index for each dim of `grid`) depends on."""
+        return tuple(_box(touched) for touched in self.touched(call, grid, position, axes))
+
+    def touched(
+        self, call: int, grid: Sequence[int], position: Sequence[int], axes: Sequence[Axis]
+    ) -> tuple[Tensor | None, ...]:
+        """Per axis, for each input index whether output `position` depends on a pixel there; None: on nothing."""
         out = self.outputs[call]
         if out is None:
             raise RfcalcError(f"call {call} has no gradient: its output is not made of real numbers")
@@ -89,7 +95,7 @@ class Oracle:
         if picked.is_complex():
             weights = torch.complex(weights, _positive(picked.shape, generator))
         grads = torch.autograd.grad(picked, self.leaves, weights, retain_graph=True, allow_unused=True)
-        return tuple(_box(grads[a.input], a.dim) for a in axes)
+        return tuple(_touched(grads[a.input], a.dim) for a in axes)
 
     def check(self, report: Report, layers: Sequence[str] | None = None, positions: int = 5) -> Iterator[Check]:
         """Every measurable row of the report (or those named) at some positions, along every axis."""
@@ -215,14 +221,19 @@ def _misaligned(what: str) -> RfcalcError:
     return RfcalcError(f"the oracle's run does not line up with the report: {what}; is the forward deterministic?")
 
 
-def _box(grad: Tensor | None, dim: int) -> Box | None:
+def _touched(grad: Tensor | None, dim: int) -> Tensor | None:
     if grad is None:
         return None
     if not bool(torch.isfinite(grad).all()):
         raise RfcalcError("the gradient overflows float64: this network is too deep for the oracle")
-    hit = (grad != 0).any(dim=[d for d in range(grad.ndim) if d != dim]) if grad.ndim > 1 else grad != 0
-    found = hit.nonzero()
-    return (int(found[0]), int(found[-1])) if len(found) else None
+    return (grad != 0).any(dim=[d for d in range(grad.ndim) if d != dim]) if grad.ndim > 1 else grad != 0
+
+
+def _box(touched: Tensor | None) -> Box | None:
+    if touched is None or not touched.any():
+        return None
+    found = touched.nonzero()
+    return int(found[0]), int(found[-1])
 
 
 # ----------------------------------------------------------------------------------------------- model and inputs
