@@ -21,7 +21,7 @@ from .advice import Advice
 from .config import Settings
 from .design import Design, is_file, load_design, one_line, split_target
 from .errors import DesignError, ForwardError, InputError, NoDesignError, RfcalcError
-from .gate import Budget, Caution, Violation
+from .gate import Budget, Caution, Violation, depth, suspects
 
 if TYPE_CHECKING:
     from .report import Report
@@ -86,17 +86,19 @@ def judge(
             return _judged(target, settings, remarks)
     except NoDesignError:
         return None
-    except RfcalcError as error:
-        reason = str(error)
     except (Exception, SystemExit) as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        reason = (
-            f"{target}: {one_line(error)} ({at.filename}:{at.lineno}); "
-            "this may be a bug in rfcalc: run again with --debug and report it"
-        )
-    if debug:
-        traceback.print_exc()
-    return unjudged(target, settings, reason)
+        if debug:
+            traceback.print_exception(error)
+        return unjudged(target, settings, _reason(error, target))
+
+
+def _reason(error: BaseException, target: str) -> str:
+    """Why a design could not be judged: ours to say in one line, unless it is nothing that we foresaw."""
+    if isinstance(error, RfcalcError):
+        return str(error)
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{target}: {one_line(error)} ({at.filename}:{at.lineno})"
+    return f"{what}; this may be a bug in rfcalc: run again with --debug and report it"
 
 
 def unjudged(target: str, settings: Settings, reason: str) -> Verdict:
@@ -135,7 +137,7 @@ def figures(report: Report) -> Figures:
         peak_activation_bytes=report.peak_activation_bytes,
         rf_output=report.rf_output,
         rf_spatial=report.rf_spatial,
-        layers=sum(row.macs > 0 for row in report.rows),
+        layers=depth(report),
     )
 
 
@@ -164,7 +166,24 @@ def _judged(target: str, settings: Settings, remarks: bool) -> Verdict:
         if violations
         else ()
     )
-    return replace(verdict, advice=tuple(advice), cautions=tuple(cautions(report)), suits=tuple(suited(report)))
+    return replace(
+        verdict,
+        advice=tuple(advice),
+        cautions=tuple(cautions(report, _holes(design, report))),
+        suits=tuple(suited(report)),
+    )
+
+
+def _holes(design: Design, report: Report) -> dict[str, tuple[int, ...]] | None:
+    """What the dilations of a design leave out; None where no gradient tells."""
+    from .gridding import holes
+
+    if not suspects(report):
+        return {}
+    try:
+        return holes(design.build_real(), design.input_shape, report)
+    except RfcalcError:
+        return None
 
 
 def _report(design: Design, settings: Settings) -> Report:

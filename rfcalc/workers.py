@@ -14,14 +14,16 @@ import gc
 import math
 import multiprocessing
 import os
+import pickle
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 from .config import Settings
@@ -31,7 +33,7 @@ from .judge import Verdict, judge, unjudged
 
 # macOS can fork, but its system libraries do not survive it.
 START = "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
-
+_HEAD = 8  # bytes that tell how many follow
 _HINT = "look for an endless loop in the file, its constructor or forward, or allow more: --timeout"
 
 
@@ -71,31 +73,26 @@ def judge_all(
     try:
         while len(answers) < len(tasks):
             while len(crew) < min(workers, len(tasks) - len(answers)):
-                crew.append(_Worker(debug))
+                crew.append(_Worker(timeout, debug))
                 crew[-1].start()
             for worker in crew:
-                if waiting and worker.free:
-                    number = waiting.popleft()
-                    worker.give(number, tasks[number], timeout)
+                if waiting and worker.ready and worker.at is None:
+                    at = waiting.popleft()
+                    worker.give(at, tasks[at])
             for worker in _stirring(crew):
-                at = worker.number
+                number = worker.at
                 if worker.hears():
-                    if at is not None:
-                        answers[at] = worker.verdict
-                    continue
-                crew.remove(worker)
-                if worker.overdue:
-                    worker.kill()
-                    how = f"no verdict after {timeout:g} s; {_HINT}"
-                else:
-                    how = worker.ending()
-                    if not worker.greeted:
+                    if number is not None:
+                        answers[number] = worker.verdict
+                elif worker.lost:
+                    crew.remove(worker)
+                    overdue, how = worker.overdue, worker.end()
+                    if not worker.ready:
                         raise RfcalcError(f"a worker could not start: {how}")
-                    if at is not None and worker.judged:
-                        waiting.appendleft(at)  # it may have died of an earlier design: try in a fresh one
-                        continue
-                if at is not None:
-                    answers[at] = _lost(tasks[at], how)
+                    if number is not None and worker.judged and not overdue:
+                        waiting.appendleft(number)  # it may have died of an earlier design: try in a fresh one
+                    elif number is not None:
+                        answers[number] = _unjudged(tasks[number], how)
             if progress is not None:
                 progress(len(answers))
     finally:
@@ -104,8 +101,8 @@ def judge_all(
     return [answers[number] for number in range(len(tasks))]
 
 
-def _lost(task: Task, reason: str) -> Verdict:
-    """The verdict on a design whose worker gave none."""
+def _unjudged(task: Task, reason: str) -> Verdict:
+    """The verdict on a design that came to no verdict of its own."""
     return unjudged(task.target, task.settings, f"{task.target}: {reason}")
 
 
@@ -113,71 +110,91 @@ def _lost(task: Task, reason: str) -> Verdict:
 
 
 class _Worker:
-    """One process, which task it is at and until when."""
+    """One process, the number of the task it is at, and until when.
 
-    def __init__(self, debug: bool) -> None:
+    It answers with a length and so many bytes. The parent takes what has arrived and never waits for the rest: a
+    design that finds the socket and writes to it is late or not understood, and that is all.
+    """
+
+    def __init__(self, timeout: float, debug: bool) -> None:
         context: Any = multiprocessing.get_context(START)  # the contexts' common base knows no Process
-        self.channel, self._theirs = context.Pipe()
+        self.channel, self._theirs = socket.socketpair()
+        self.channel.setblocking(False)
         self.process = context.Process(target=_work, args=(self._theirs, debug), name="rfcalc worker")
-        self.greeted = False
-        self.judged = 0
-        self.number: int | None = None
+        self.timeout = timeout
+        self.at: int | None = None
         self.deadline = math.inf
+        self.ready = False
+        self.judged = 0
         self.verdict: Verdict | None = None
+        self._arrived = b""
+        self._closed = False
 
     def start(self) -> None:
         self.process.start()
         self._theirs.close()
 
-    @property
-    def free(self) -> bool:
-        return self.greeted and self.number is None
+    def give(self, number: int, task: Task) -> None:
+        self.at, self.deadline = number, time.monotonic() + self.timeout
+        with contextlib.suppress(OSError):  # it has died since: that will be noticed
+            self.channel.sendall(pickle.dumps(task))
+
+    def hears(self) -> bool:
+        """Whether the process has said that it is ready, or a verdict."""
+        try:
+            while piece := self.channel.recv(1 << 16):
+                self._arrived += piece
+            self._closed = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._closed = True
+        size = int.from_bytes(self._arrived[:_HEAD])
+        if len(self._arrived) < _HEAD + size or not size:
+            return False
+        try:
+            self.verdict = pickle.loads(self._arrived[_HEAD : _HEAD + size])
+        except Exception:  # not ours
+            self._closed = True
+            return False
+        self._arrived = self._arrived[_HEAD + size :]
+        self.judged += self.at is not None
+        self.ready, self.at, self.deadline = True, None, math.inf
+        return True
 
     @property
     def overdue(self) -> bool:
         return time.monotonic() >= self.deadline
 
-    def give(self, number: int, task: Task, timeout: float) -> None:
-        self.number, self.deadline = number, time.monotonic() + timeout
-        with contextlib.suppress(OSError):  # it has died since: that will be heard
-            self.channel.send(task)
+    @property
+    def lost(self) -> bool:
+        return self.overdue or self._closed or bool(wait([self.process.sentinel], 0))
 
-    def hears(self) -> bool:
-        """Take in what the process said: that it is ready, or a verdict. False when it said nothing."""
-        try:
-            if not self.channel.poll():
-                return False
-            self.verdict = self.channel.recv()
-        except Exception:  # the end of the channel, or bytes of a design that wrote to it
-            return False
-        self.judged += self.number is not None
-        self.greeted, self.number, self.deadline = True, None, math.inf
-        return True
-
-    def ending(self) -> str:
-        """How the process ended by itself, which may be a moment after its channel closed."""
-        patience = time.monotonic() + 1
+    def end(self) -> str:
+        """Kill a process that is lost, and tell what became of it."""
+        if self.overdue:
+            self.kill()
+            return f"no verdict after {self.timeout:g} s; {_HINT}"
+        patience = time.monotonic() + 1  # its channel may have closed a moment before it ends
         while self.process.exitcode is None and time.monotonic() < patience:
             time.sleep(0.01)
         code = self.process.exitcode
         self.kill()
         if code is None:
-            return "its process closed the channel to rfcalc"
+            return "something in it writes to or closes every file; expected a design that leaves rfcalc's alone"
         if code >= 0:
             return f"its process ended with exit code {code} before the verdict; expected a design that does not exit"
-        with contextlib.suppress(ValueError):
-            code = signal.Signals(-code).name
-        return f"its process was killed by {code}" + (" (out of memory?)" if code == "SIGKILL" else "")
+        name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+        return f"its process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
     def kill(self) -> None:
         """End the process, and all that its designs have started."""
-        if self.process.pid is None:
-            return
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(OSError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.join()
+        if self.process.pid is not None:
+            if hasattr(os, "killpg"):
+                with contextlib.suppress(OSError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
+            self.process.join()
         self.channel.close()
 
 
@@ -192,21 +209,27 @@ def _stirring(crew: Sequence[_Worker]) -> list[_Worker]:
 # --- the worker's side ---------------------------------------------------------------------------------------
 
 
-def _work(channel: Connection, debug: bool) -> None:
-    """Judge what comes over the channel until it closes or someone kills this process."""
+def _work(channel: socket.socket, debug: bool) -> None:
+    """Judge what comes over the channel, until it closes or someone kills this process."""
     _settle()
     pid = os.getpid()
-    channel.send(None)
+    tasks = channel.makefile("rb")
     with contextlib.suppress(EOFError, OSError):
+        _say(channel, None)
         while True:
-            task: Task = channel.recv()
+            task: Task = pickle.load(tasks)
             try:
                 verdict = judge(task.target, task.settings, remarks=task.remarks, debug=debug)
-            except BaseException as error:  # a design's KeyboardInterrupt, or an exception kind of its own
-                verdict = _lost(task, f"raised {one_line(error)}")
+            except BaseException as error:  # a design's KeyboardInterrupt, or an exception of its own kind
+                verdict = _unjudged(task, f"raised {one_line(error)}")
             if os.getpid() != pid:  # a design has forked, and this is its child
                 os._exit(0)
-            channel.send(verdict)
+            _say(channel, verdict)
+
+
+def _say(channel: socket.socket, value: Verdict | None) -> None:
+    content = pickle.dumps(value)
+    channel.sendall(len(content).to_bytes(_HEAD) + content)
 
 
 def _settle() -> None:
@@ -216,8 +239,7 @@ def _settle() -> None:
         os.setpgid(0, 0)  # a group of its own, to be killed with whatever a design starts
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     _prepare()
@@ -233,8 +255,9 @@ def _end_with_parent() -> None:
     parent.join()
     if not hasattr(os, "killpg"):
         os._exit(1)
-    if os.getppid() != parent.pid:  # else a design has closed what we listen at
-        os.killpg(0, signal.SIGKILL)
+    while os.getppid() == parent.pid:  # it is still about to end, or a design has closed what we listen at
+        time.sleep(0.1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _prepare() -> None:
