@@ -1,8 +1,28 @@
-"""What would bring a rejected design under its budget. Every advice is tried on the design before it is given."""
+"""What would bring a rejected design under its budget. Every advice is tried on the design before it is given.
+
+A change is made to the design's modules, the changed design is analysed, and its figures go with the advice; a design
+that does not run after a change gets no such advice. Arithmetic only chooses what is worth trying.
+"""
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import RfcalcError
+from .gate import Budget, Violation, check
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .report import LayerRow, Report
+
+_MOST_SHOWN = 3  # per limit
+_MOST_TRIED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +42,463 @@ class Advice:
     rf_output: tuple[int, ...]
     rf_spatial: tuple[int, ...]
     fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Something to try: which modules it touches, and how."""
+
+    kind: str
+    layer: str
+    message: str
+    touched: tuple[nn.Module, ...]
+    apply: Callable[[], None]
+
+
+def advise(
+    build: Callable[[], nn.Module],
+    input_shape: Any,
+    report: Report,
+    budget: Budget,
+    violations: Sequence[Violation],
+    *,
+    layout: str | None = None,
+) -> list[Advice]:
+    """Changes that would end a violation, those that pass the whole budget first; at most three for each limit.
+
+    Args:
+        build: makes the design, without storage is enough (`Design.build`). `report`: of that design on `input_shape`.
+        violations: what `check(report, budget)` found.
+    """
+    if not any(v.limit in _CHANGES for v in violations):
+        return []
+    design = _Design(build(), report)
+    found = []
+    for violation in violations:
+        changes = _CHANGES.get(violation.limit)
+        tried = [] if changes is None else [
+            advice
+            for change in _first(changes(design, violation), _MOST_TRIED)
+            if (advice := _tried(change, design, violation, budget, input_shape, layout)) is not None
+        ]  # fmt: skip
+        found += sorted(tried, key=lambda advice: not advice.fits)[:_MOST_SHOWN]
+    return found
+
+
+def _first(changes: Iterable[_Change], count: int) -> Iterator[_Change]:
+    for _, change in zip(range(count), changes, strict=False):
+        yield change
+
+
+def _tried(
+    change: _Change, design: _Design, violation: Violation, budget: Budget, input_shape: Any, layout: str | None
+) -> Advice | None:
+    """The advice with the figures of the changed design; None where it does not run or the limit is still missed."""
+    from .report import analyze
+
+    with _undone(change.touched):
+        try:
+            change.apply()
+            report = analyze(design.model, input_shape, layout=layout, name=design.report.name)
+        except (RfcalcError, _UnfitError):
+            return None
+    left = check(report, budget)
+    if any(v.limit == violation.limit for v in left):
+        return None
+    return Advice(
+        limit=violation.limit,
+        kind=change.kind,
+        layer=change.layer,
+        message=change.message,
+        params=report.params,
+        macs=report.macs,
+        rf_output=report.rf_output,
+        rf_spatial=report.rf_spatial,
+        fits=not left,
+    )
+
+
+@contextmanager
+def _undone(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Afterwards the modules' attributes, parameters, buffers and children are what they were."""
+    tables = ("_parameters", "_buffers", "_modules")
+    before = [(m.__dict__, dict(m.__dict__), [dict(m.__dict__[t]) for t in tables]) for m in modules]
+    try:
+        yield
+    finally:
+        for d, attributes, contents in before:
+            d.clear()
+            d.update(attributes)
+            for table, content in zip(tables, contents, strict=True):
+                d[table].clear()
+                d[table].update(content)
+
+
+# ------------------------------------------------------------------------------------------------- taking apart
+
+
+class _UnfitError(Exception):
+    """A change that this module cannot take."""
+
+
+class _Design:
+    """A model beside its report: which row is the one call of which module, in the order of the forward."""
+
+    def __init__(self, model: nn.Module, report: Report) -> None:
+        self.model, self.report = model, report
+        modules = dict(model.named_modules())
+        calls: dict[str, int] = {}
+        for row in report.rows:
+            calls[row.path] = calls.get(row.path, 0) + 1
+        self.layers = [
+            (row, modules[row.path])
+            for row in report.rows
+            if calls[row.path] == 1 and type(modules.get(row.path)).__name__ == row.op
+        ]
+
+    def parent(self, path: str) -> tuple[nn.Module, str]:
+        """The module that holds the one at `path`, and the name it has there."""
+        outer, _, name = path.rpartition(".")
+        return self.model.get_submodule(outer), name
+
+    def followers(self, at: int) -> tuple[list[nn.Module], nn.Module | None]:
+        """What a layer's channels pass through, and the layer that takes them in: by order, a trial shows if truly."""
+        through: list[nn.Module] = []
+        for _, module in self.layers[at + 1 :]:
+            if _multiplies(module) and not _depthwise(module):
+                return through, module
+            if _per_channel(module):
+                through.append(module)
+        return through, None
+
+
+def _multiplies(module: nn.Module) -> bool:
+    from torch import nn
+
+    return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+
+
+def _depthwise(module: Any) -> bool:
+    return getattr(module, "groups", 1) > 1 and module.groups == module.in_channels == module.out_channels
+
+
+def _per_channel(module: nn.Module) -> bool:
+    """Does it own numbers for each channel, without mixing them?"""
+    from torch import nn
+
+    norms = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+    return isinstance(module, norms) or _depthwise(module)
+
+
+def _width(module: Any) -> int:
+    return int(module.out_features if hasattr(module, "out_features") else module.out_channels)
+
+
+def _reshape(module: nn.Module, name: str, shape: Sequence[int]) -> None:
+    """Give a parameter or buffer another shape; its values do not matter."""
+    import torch
+    from torch import nn
+
+    tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+    for table in tables:
+        old = table.get(name)
+        if old is not None:
+            new = torch.zeros(tuple(shape), dtype=old.dtype, device=old.device)
+            table[name] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _resize(module: Any, *, out: int | None = None, into: int | None = None) -> None:
+    """Another number of output or input channels. Raises _UnfitError where the layer's groups do not allow it."""
+    from torch import nn
+
+    width = out or into or 0
+    if _depthwise(module):
+        module.in_channels = module.out_channels = module.groups = width
+        _reshape(module, "weight", (width, 1, *module.weight.shape[2:]))
+        _reshape(module, "bias", (width,))
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = out or module.out_features, into or module.in_features
+        _reshape(module, "weight", (module.out_features, module.in_features))
+        _reshape(module, "bias", (module.out_features,))
+    elif _multiplies(module):
+        module.out_channels, module.in_channels = out or module.out_channels, into or module.in_channels
+        if module.in_channels % module.groups or module.out_channels % module.groups:
+            raise _UnfitError
+        _reshape(module, "weight", (module.out_channels, module.in_channels // module.groups, *module.weight.shape[2:]))
+        _reshape(module, "bias", (module.out_channels,))
+    else:
+        module.num_features = width
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            _reshape(module, name, (module.num_features,))
+
+
+def _numel(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters(recurse=False))
+
+
+# ------------------------------------------------------------------------------------------------ narrower layers
+
+
+def _narrower(design: _Design, violation: Violation) -> Iterator[_Change]:
+    """One layer with fewer channels, the largest holder first; then all of them by one factor."""
+    macs = violation.limit == "max_macs"
+    single = sorted(_single(design, violation.missed_by, macs), key=lambda found: -found[0])
+    yield from (change for _, change in single[: _MOST_TRIED - 1])
+    if not macs:
+        fitting = _largest(lambda percent: _counted_all(design, percent) <= violation.allowed, 99)
+        yield from [] if fitting is None else [_thinner(design, fitting)]
+
+
+def _single(design: _Design, excess: int, macs: bool) -> Iterator[tuple[float, _Change]]:
+    """Per layer the share of its channels that could stay, and the change. Parameters and work are linear in them."""
+    work = {id(module): row.macs for row, module in design.layers}
+    for at, (row, module) in enumerate(design.layers):
+        if not _multiplies(module) or _depthwise(module):
+            continue
+        through, taker = design.followers(at)
+        if taker is None:
+            continue
+        width = _width(module)
+        inner = _inner(taker)
+        if inner % width:
+            continue
+        held = (sum(work.get(id(m), 0) for m in (module, *through, taker))) if macs else (
+            _numel(module) + sum(map(_numel, through)) + _weight(taker)
+        )  # fmt: skip
+        kept = width - math.ceil(excess * width / held) if held else 0
+        if kept >= 1:
+            yield (
+                kept / width,
+                _Change(
+                    "narrower",
+                    row.name,
+                    f"{row.name}: {width} -> {kept} channels",
+                    (module, *through, taker),
+                    lambda m=module, t=through, c=taker, w=width, k=kept: _narrow(m, t, c, w, k),  # type: ignore[misc]
+                ),
+            )
+
+
+def _inner(module: Any) -> int:
+    return int(module.in_features if hasattr(module, "in_features") else module.in_channels)
+
+
+def _weight(module: Any) -> int:
+    """Parameters that belong to single input channels."""
+    return int(module.weight.numel())
+
+
+def _narrow(module: nn.Module, through: Sequence[nn.Module], taker: nn.Module, width: int, kept: int) -> None:
+    _resize(module, out=kept)
+    for m in through:
+        _resize(m, out=kept)
+    _resize(taker, into=_inner(taker) // width * kept)
+
+
+def _mixing(design: _Design) -> list[nn.Module]:
+    return [module for _, module in design.layers if _multiplies(module)]
+
+
+def _counted_all(design: _Design, percent: int) -> int:
+    """Parameters of the design with every hidden layer at that part of its channels."""
+    resized = [m for _, m in design.layers if _multiplies(m) or _per_channel(m)]
+    rest = sum(_numel(m) for m in design.model.modules()) - sum(map(_numel, resized))
+    return rest + sum(_counted(m, out, into) for m, out, into in _thinned(design, percent))
+
+
+def _thinner(design: _Design, percent: int) -> _Change:
+    """Every hidden layer at the same part of its channels; inputs and classes stay."""
+    widths = [_scaled(_width(m), percent) for m in _mixing(design)[:-1]]
+    return _Change(
+        "thinner",
+        design.report.name,
+        f"every hidden layer at {percent} % of its channels (widths {_span(widths)})",
+        tuple(module for _, module in design.layers),
+        lambda: _resize_all(list(_thinned(design, percent))),
+    )
+
+
+def _resize_all(sizes: Sequence[tuple[nn.Module, int | None, int | None]]) -> None:
+    for module, out, into in sizes:
+        _resize(module, out=out, into=into)
+
+
+def _span(widths: Sequence[int]) -> str:
+    low, high = min(widths, default=0), max(widths, default=0)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _scaled(width: int, percent: int) -> int:
+    return max(1, width * percent // 100)
+
+
+def _thinned(design: _Design, percent: int) -> Iterator[tuple[Any, int | None, int | None]]:
+    """Each layer's channels at that factor: (module, out, into), None where they stay."""
+    last = _mixing(design)[-1:]
+    before: int | None = None  # the width that reaches a layer
+    for _, m in design.layers:
+        if _multiplies(m) and not _depthwise(m):
+            out = None if m in last else _scaled(_width(m), percent)
+            into = None
+            if before is not None:
+                inner = _inner(m)
+                into = inner // before * _scaled(before, percent) if inner % before == 0 else _scaled(inner, percent)
+            yield m, out, into
+            before = _width(m)
+        elif _per_channel(m) and before is not None:
+            yield m, _scaled(before, percent), None
+
+
+def _counted(module: Any, out: int | None, into: int | None) -> int:
+    """The parameters a layer has after `_resize`."""
+    twin = copy.copy(module)
+    twin.__dict__ = dict(module.__dict__, _parameters=dict(module._parameters), _buffers=dict(module._buffers))
+    try:
+        _resize(twin, out=out, into=into)
+    except _UnfitError:
+        return _numel(module)
+    return _numel(twin)
+
+
+def _largest(fits: Callable[[int], bool], most: int) -> int | None:
+    """The largest number from 1 to `most` that fits, where smaller ones fit as well."""
+    if not fits(1):
+        return None
+    low, high = 1, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+# -------------------------------------------------------------------------------------------- seeing more, doing less
+
+
+def _wider_view(design: _Design, violation: Violation) -> Iterator[_Change]:
+    """One more 3x3 convolution or a 2x2 pool, at each depth where the arithmetic says that it reaches far enough."""
+    spots = list(_spots(design))
+    last = spots[-1][0] if spots else None
+    convs = []
+    for step in sorted({row.j_out for row, _ in spots}):
+        row, module = min((s for s in spots if s[0].j_out == step), key=lambda s: s[0].ch_out or 0)
+        gain = int(2 * min(step))
+        count = max(1, -(-violation.missed_by // gain)) if gain else 1
+        convs.append((count * 9 * (row.ch_out or 0) ** 2, count, row, module))
+    for _, count, row, module in sorted(convs, key=lambda found: found[:2])[:3]:
+        yield _more_convs(design, row, module, count)
+    for row, module in reversed(spots):
+        beyond = min(violation.measured, *last.r_out) if last else 0
+        gain = int(min(row.j_out)) + beyond - min(row.r_out)
+        if gain >= violation.missed_by and min(row.n_out) >= 4:
+            yield _pooled(design, row, module)
+
+
+def _less_work(design: _Design, violation: Violation) -> Iterator[_Change]:
+    """A narrower layer, all of them narrower, or a pool as late as may help."""
+    part = violation.allowed / violation.measured
+    if violation.limit == "max_macs":
+        for _, change in zip(range(2), _narrower(design, violation), strict=False):
+            yield change
+        part = math.sqrt(part)  # work grows with the product of two widths
+    else:
+        yield from _narrow_peak(design, violation)
+    if part * 100 >= 1:
+        yield _thinner(design, int(part * 100))
+    spots = [spot for spot in _spots(design) if min(spot[0].n_out) >= 4]
+    for row, module in (*spots[len(spots) // 2 : len(spots) // 2 + 1], *spots[:1]):
+        yield _pooled(design, row, module)
+
+
+def _narrow_peak(design: _Design, violation: Violation) -> Iterator[_Change]:
+    """The layers with the largest output, narrower in proportion to what is over."""
+    by_size = sorted(enumerate(design.layers), key=lambda found: -found[1][0].activation_bytes)
+    for at, (row, module) in by_size[:2]:
+        if not _multiplies(module) or _depthwise(module):
+            continue
+        through, taker = design.followers(at)
+        width = _width(module)
+        kept = width * violation.allowed // violation.measured
+        if taker is not None and kept >= 1 and _inner(taker) % width == 0:
+            yield _Change(
+                "narrower",
+                row.name,
+                f"{row.name}: {width} -> {kept} channels",
+                (module, *through, taker),
+                lambda m=module, t=through, c=taker, w=width, k=kept: _narrow(m, t, c, w, k),  # type: ignore[misc]
+            )
+
+
+def _fewer(design: _Design, violation: Violation) -> Iterator[_Change]:
+    """Layers whose input could go on as it is, left out: the last ones, or the first ones."""
+
+    spare = [row for row, module in design.layers if _multiplies(module) and row.shape_in == row.shape_out]
+    count = violation.missed_by
+    for rows in ([], []) if len(spare) < count else (spare[-count:], spare[:count]):
+        places = [design.parent(row.path) for row in rows]
+        if places:
+            yield _Change(
+                "removed",
+                rows[0].name,
+                f"without {', '.join(row.name for row in rows)}",
+                tuple(parent for parent, _ in places),
+                lambda p=places: _leave_out(p),  # type: ignore[misc]
+            )
+
+
+def _leave_out(places: Sequence[tuple[nn.Module, str]]) -> None:
+    from torch import nn
+
+    for parent, name in places:
+        parent._modules[name] = nn.Identity()
+
+
+def _spots(design: _Design) -> Iterator[tuple[LayerRow, nn.Module]]:
+    """Layers behind which something may be put: those with a two-dimensional map that is not pooled away yet."""
+    for row, module in design.layers:
+        plain = len(row.shape_out) == 4 and row.grid == (2, 3) and not any(row.is_global)
+        if plain and min(row.n_out) > 1 and (_multiplies(module) or _per_channel(module) or row.moves_grid):
+            yield row, module
+
+
+def _behind(design: _Design, row: LayerRow, module: nn.Module, more: Sequence[nn.Module]) -> Callable[[], None]:
+    from torch import nn
+
+    parent, name = design.parent(row.path)
+    return lambda: parent._modules.update({name: nn.Sequential(module, *more)})
+
+
+def _more_convs(design: _Design, row: LayerRow, module: nn.Module, count: int) -> _Change:
+    from torch import nn
+
+    c = row.ch_out or 1
+    convs = [nn.Conv2d(c, c, 3, padding=1, bias=False, device="meta") for _ in range(count)]
+    what = "one more 3x3 convolution" if count == 1 else f"{count} more 3x3 convolutions"
+    return _Change(
+        "convolution",
+        row.name,
+        f"{what} of {c} channels (padding 1, no bias) behind {row.name}",
+        (design.parent(row.path)[0],),
+        _behind(design, row, module, convs),
+    )
+
+
+def _pooled(design: _Design, row: LayerRow, module: nn.Module) -> _Change:
+    from torch import nn
+
+    return _Change(
+        "pool",
+        row.name,
+        f"a 2x2 max pool behind {row.name}",
+        (design.parent(row.path)[0],),
+        _behind(design, row, module, [nn.MaxPool2d(2)]),
+    )
+
+
+_CHANGES: dict[str, Callable[[_Design, Violation], Iterator[_Change]]] = {
+    "max_params": _narrower,
+    "min_rf": _wider_view,
+    "min_rf_spatial": _wider_view,
+    "max_macs": _less_work,
+    "max_activation_bytes": _less_work,
+    "max_layers": _fewer,
+}

@@ -122,22 +122,22 @@ def check(report: Report, budget: Budget) -> list[Violation]:
         measured = limit.measure(report)
         missed = allowed - measured if limit.least else measured - allowed
         if missed > 0:
-            layers = _largest(report, limit.share)
-            found.append(
-                Violation(name, allowed, measured, missed, layers, _sentence(name, limit, measured, missed, allowed))
-            )
+            rows = _largest(report, limit.share)
+            text = _sentence(name, limit, measured, allowed, rows)
+            found.append(Violation(name, allowed, measured, missed, tuple(row.name for row in rows), text))
     return found
 
 
-def _sentence(name: str, limit: _Limit, measured: int, missed: int, allowed: int) -> str:
+def _sentence(name: str, limit: _Limit, measured: int, allowed: int, rows: Sequence[LayerRow]) -> str:
     if name.startswith("require_"):
         return f"{measured:,} {limit.words}; {name} allows none"
-    return f"{measured:,} {limit.words}, {missed:,} {'short of' if limit.least else 'over'} {name} {allowed:,}"
+    missed = f"{abs(measured - allowed):,} {'short of' if limit.least else 'over'}"
+    most = f"; {rows[0].name} alone has {limit.share(rows[0]):,}" if rows else ""
+    return f"{measured:,} {limit.words}, {missed} {name} {allowed:,}{most}"
 
 
-def _largest(report: Report, share: Callable[[LayerRow], int]) -> tuple[str, ...]:
-    rows = sorted((row for row in report.rows if share(row)), key=share, reverse=True)
-    return tuple(row.name for row in rows[:_MOST_NAMED])
+def _largest(report: Report, share: Callable[[LayerRow], int]) -> list[LayerRow]:
+    return sorted((row for row in report.rows if share(row)), key=share, reverse=True)[:_MOST_NAMED]
 
 
 # ------------------------------------------------------------------------------------------------ worth knowing

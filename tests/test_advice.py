@@ -1,0 +1,243 @@
+"""Advice is true: the network it describes, written by hand, has the figures it promises."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import rfcalc
+from rfcalc.advice import advise
+from rfcalc.gate import Budget, check
+
+SHAPE = (1, 28, 28)
+
+
+def net(a=8, b=16, c=10, *, extra=(), extra_b=(), out=10):
+    """A ladder step: two blocks, a pool between them, a pooled head. `extra` goes behind conv3, `extra_b` behind a."""
+    layers = OrderedDict(
+        conv1=nn.Sequential(nn.Conv2d(1, a, 3, bias=False), *extra_b) if extra_b else nn.Conv2d(1, a, 3, bias=False),
+        bn1=nn.BatchNorm2d(a),
+        relu1=nn.ReLU(),
+        conv2=nn.Conv2d(a, b, 3),
+        relu2=nn.ReLU(),
+        pool=nn.MaxPool2d(2),
+        conv3=nn.Sequential(nn.Conv2d(b, c, 3, bias=False), *extra) if extra else nn.Conv2d(b, c, 3, bias=False),
+        bn3=nn.BatchNorm2d(c),
+        gap=nn.AdaptiveAvgPool2d(1),
+        head=nn.Conv2d(c, out, 1),
+        flat=nn.Flatten(),
+    )
+    return nn.Sequential(layers)
+
+
+def advice_on(build, budget, shape=SHAPE):
+    report = rfcalc.analyze(build(), shape)
+    return advise(build, shape, report, budget, check(report, budget))
+
+
+def only(found, kind, layer=None):
+    matching = [a for a in found if a.kind == kind and (layer is None or a.layer == layer)]
+    assert matching, [(a.kind, a.layer, a.message) for a in found]
+    return matching[0]
+
+
+def assert_true(advice, changed, budget, shape=SHAPE):
+    """The promised figures are those of the network that the advice describes."""
+    report = rfcalc.analyze(changed, shape)
+    assert (advice.params, advice.macs) == (report.params, report.macs)
+    assert (advice.rf_output, advice.rf_spatial) == (report.rf_output, report.rf_spatial)
+    assert advice.fits == (check(report, budget) == [])
+    assert advice.limit not in [v.limit for v in check(report, budget)]
+
+
+FREE = {"max_params": None, "min_rf": None}
+
+
+def test_a_narrower_layer():
+    """conv2 holds 1,168, conv3 takes it in with 1,440: 163 parameters a channel; 2,842 in all."""
+    budget = Budget(**FREE | {"max_params": 2_300})
+    advice = only(advice_on(net, budget), "narrower", "conv2")
+    assert advice.message == "conv2: 16 -> 12 channels"
+    assert_true(advice, net(b=12), budget)
+    report = rfcalc.analyze(net(b=13), SHAPE)
+    assert check(report, budget), "one channel more would not fit"
+
+
+def test_a_narrower_layer_takes_its_norm_along():
+    budget = Budget(**FREE | {"max_params": 2_300})
+    advice = only(advice_on(net, budget), "narrower", "conv1")
+    width = int(advice.message.split("->")[1].split()[0])
+    assert_true(advice, net(a=width), budget)
+    assert check(rfcalc.analyze(net(a=width + 1), SHAPE), budget)
+
+
+def test_every_layer_thinner():
+    budget = Budget(**FREE | {"max_params": 500})
+    advice = only(advice_on(net, budget), "thinner")
+    percent = int(advice.message.split("at ")[1].split(" %")[0])
+    assert_true(advice, net(*(max(1, w * percent // 100) for w in (8, 16, 10))), budget)
+
+
+def test_one_more_convolution():
+    """R is 14 at the output's last map; behind conv3 the jump is 2: each convolution adds 4."""
+    budget = Budget(**FREE | {"min_rf_spatial": 14})
+    assert rfcalc.analyze(net(), SHAPE).rf_spatial == (10, 10)
+    advice = only(advice_on(net, budget), "convolution", "conv3")
+    assert advice.message == "one more 3x3 convolution of 10 channels (padding 1, no bias) behind conv3"
+    assert_true(advice, net(extra=[nn.Conv2d(10, 10, 3, padding=1, bias=False)]), budget)
+
+
+def test_several_more_convolutions():
+    budget = Budget(**FREE | {"min_rf_spatial": 20})
+    advice = only(advice_on(net, budget), "convolution", "conv3")
+    assert advice.message.startswith("3 more 3x3 convolutions of 10 channels")
+    assert_true(advice, net(extra=[nn.Conv2d(10, 10, 3, padding=1, bias=False) for _ in range(3)]), budget)
+
+
+def test_a_pool():
+    budget = Budget(**FREE | {"min_rf_spatial": 17})
+    advice = only(advice_on(net, budget), "pool")
+    assert advice.message == "a 2x2 max pool behind bn1"
+    assert_true(advice, net(extra_b=[nn.MaxPool2d(2)]), budget)
+
+
+def test_less_work():
+    budget = Budget(**FREE | {"max_macs": 500_000})
+    found = advice_on(net, budget)
+    advice = only(found, "narrower", "conv2")
+    assert_true(advice, net(b=int(advice.message.split("->")[1].split()[0])), budget)
+    thinner = only(found, "thinner")
+    percent = int(thinner.message.split("at ")[1].split(" %")[0])
+    assert_true(thinner, net(*(max(1, w * percent // 100) for w in (8, 16, 10))), budget)
+
+
+def test_less_memory():
+    budget = Budget(**FREE | {"max_activation_bytes": 50_000})
+    for advice in advice_on(net, budget):
+        if advice.kind == "thinner":
+            percent = int(advice.message.split("at ")[1].split(" %")[0])
+            assert_true(advice, net(*(max(1, w * percent // 100) for w in (8, 16, 10))), budget)
+            break
+    else:
+        raise AssertionError("no advice on memory")
+
+
+def deep(*left_out):
+    layers = [nn.Conv2d(1, 4, 3), *(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)), nn.Conv2d(4, 10, 1)]
+    return nn.Sequential(*(nn.Identity() if i in left_out else layer for i, layer in enumerate(layers)))
+
+
+def test_a_layer_less():
+    budget = Budget(**FREE | {"max_layers": 4})
+    assert_true(only(advice_on(deep, budget), "removed", "3"), deep(3), budget)
+    budget = Budget(**FREE | {"max_layers": 3})
+    assert_true(only(advice_on(deep, budget), "removed", "2"), deep(2, 3), budget)
+    assert advice_on(deep, Budget(**FREE | {"max_layers": 1})) == []
+
+
+class Depthwise(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.start = nn.Conv2d(1, width, 3)
+        self.depth = nn.Conv2d(width, width, 3, groups=width)
+        self.point = nn.Conv2d(width, 40, 1)
+        self.head = nn.Linear(40, 10)
+
+    def forward(self, x):
+        return self.head(self.point(self.depth(self.start(x))).mean((2, 3)))
+
+
+def test_a_depthwise_layer_follows():
+    budget = Budget(**FREE | {"max_params": 800})
+    advice = only(advice_on(Depthwise, budget), "narrower", "start")
+    assert_true(advice, Depthwise(int(advice.message.split("->")[1].split()[0])), budget)
+
+
+class Flat(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 3)
+        self.head = nn.Linear(width * 36, 10)
+
+    def forward(self, x):
+        return self.head(self.conv(x).flatten(1))
+
+
+def test_a_flattening_head_follows():
+    budget = Budget(**FREE | {"max_params": 2_000})
+    advice = only(advice_on(Flat, budget, (1, 8, 8)), "narrower", "conv")
+    width = int(advice.message.split("->")[1].split()[0])
+    assert_true(advice, Flat(width), budget, (1, 8, 8))
+    assert check(rfcalc.analyze(Flat(width + 1), (1, 8, 8)), budget)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.c = nn.Conv2d(8, 10, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.c(x + self.b(x))
+
+
+def test_what_does_not_run_is_not_advised():
+    """A narrower `a` no longer adds up with `b`; all of them thinner do."""
+    found = advice_on(Residual, Budget(**FREE | {"max_params": 600}))
+    assert [a.kind for a in found] == ["thinner"]
+
+
+def test_a_shared_layer_is_left_alone():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 10, 1)
+
+        def forward(self, x):
+            return self.c(self.b(self.b(self.a(x))))
+
+    for advice in advice_on(Shared, Budget(**FREE | {"max_params": 700})):
+        assert advice.layer != "b"
+
+
+def test_the_design_is_what_it_was():
+    built = net()
+    before = {name: (id(m), dict(vars(m))) for name, m in built.named_modules()}
+    shapes = {name: tuple(p.shape) for name, p in built.named_parameters()}
+    budget = Budget(max_params=2_000, min_rf=60, max_macs=100_000, max_layers=3, max_activation_bytes=20_000)
+    report = rfcalc.analyze(built, SHAPE)
+    assert advise(lambda: built, SHAPE, report, budget, check(report, budget))
+    assert {name: tuple(p.shape) for name, p in built.named_parameters()} == shapes
+    assert {name: (id(m), dict(vars(m))) for name, m in built.named_modules()} == before
+
+
+@pytest.mark.parametrize("limit", ["require_exact", "require_aligned"])
+def test_no_arithmetic_mends_the_rest(limit):
+    violation = rfcalc.gate.Violation(limit, 0, 1, 1, (), "")
+    report = rfcalc.analyze(net(), SHAPE)
+    assert advise(net, SHAPE, report, Budget(**FREE | {limit: True}), [violation]) == []
+
+
+def test_the_ladders():
+    """Every advice on every rejected design ends what it is about."""
+    given = 0
+    for file in sorted((Path(__file__).parents[1] / "models").rglob("*.py")):
+        design = rfcalc.load_design(str(file))
+        report = rfcalc.analyze(design.build(), design.input_shape)
+        for budget in (Budget(), Budget(max_params=5_000, min_rf=32, min_rf_spatial=24, max_macs=700_000)):
+            violations = check(report, budget)
+            found = advise(design.build, design.input_shape, report, budget, violations)
+            given += len(found)
+            for limit in {v.limit for v in violations}:
+                assert len([a for a in found if a.limit == limit]) <= 3
+            for advice in found:
+                assert advice.limit in {v.limit for v in violations}
+                if advice.limit == "max_params":
+                    assert advice.params <= budget.max_params
+                if advice.limit == "min_rf":
+                    assert min(advice.rf_output) >= budget.min_rf
+                if advice.limit == "max_macs":
+                    assert advice.macs <= budget.max_macs
+    assert given > 60
