@@ -15,11 +15,12 @@ if TYPE_CHECKING:
         NoDesignError,
         RfcalcError,
     )
+    from .gate import Budget, Violation, check
     from .report import Axis, LayerRow, Region, Report, analyze
 
 __all__ = [
-    "Axis", "ConfigError", "Design", "DesignError", "ForwardError", "HistoryError", "InputError", "LayerRow",
-    "NoDesignError", "Region", "Report", "RfcalcError", "analyze", "load_design",
+    "Axis", "Budget", "ConfigError", "Design", "DesignError", "ForwardError", "HistoryError", "InputError", "LayerRow",
+    "NoDesignError", "Region", "Report", "RfcalcError", "Violation", "analyze", "check", "load_design",
 ]  # fmt: skip
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "errors": (
         "ConfigError", "DesignError", "ForwardError", "HistoryError", "InputError", "NoDesignError", "RfcalcError",
     ),
+    "gate": ("Budget", "Violation", "check"),
     "report": ("Axis", "LayerRow", "Region", "Report", "analyze"),
 }  # fmt: skip
 
