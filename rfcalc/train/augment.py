@@ -301,7 +301,8 @@ def _mean_grey(images: Tensor) -> Tensor:
     means = images.mean((2, 3), keepdim=True)
     if means.shape[1] == 1:
         return means
-    return (means * means.new_tensor((0.2989, 0.587, 0.114)).view(3, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = means[:, :1], means[:, 1:2], means[:, 2:]
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
 # --- erasing -------------------------------------------------------------------------------------------------
