@@ -1,8 +1,8 @@
 """Data sets, whole and in memory: uint8 tensors read once, checked, and small enough to live on the device.
 
->>> data = load("mnist", input_shape=(1, 28, 28))               # doctest: +SKIP
->>> images, labels = data.train.batch(torch.arange(128))               # doctest: +SKIP
->>> images = normalise(augment(images, stages, generator), data)      # doctest: +SKIP
+>>> data = load("mnist", input_shape=(1, 28, 28))          # doctest: +SKIP
+>>> images, labels = data.train.batch(torch.arange(128))          # doctest: +SKIP
+>>> images = normalise(augment(images, stages, generator), data)  # doctest: +SKIP
 
 Where files are looked for: `data_dir`, else the folder in RFCALC_DATA, else the user's cache. Files, downloads and
 their checksums are torchvision's; what was read is checked again here, for torchvision looks only at downloads.
