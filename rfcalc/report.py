@@ -383,14 +383,13 @@ def _facts(b: Any) -> _Facts:
     largest, smallest = _sizes(b)
     low, high = b[2].reshape(-1), b[3].reshape(-1)
     at = 0 if low[0] < EMPTY // 2 else int(np.argmax(low < EMPTY // 2))
-    regular = b.ndim == 1 or (b.ndim == 2 and (b.shape[1] < 3 or _even(b)))
+    regular = all(n < 3 or _even(b, ax) for ax, n in enumerate(b.shape[1:]))
     return _Facts(largest, smallest, int(low[at]), -int(high[at]), regular)
 
 
-def _even(b: Any) -> bool:
-    """Do neighbouring centres lie equally far apart?"""
-    centre = b[2] - b[3]
-    step = centre[1:] - centre[:-1]
+def _even(b: Any, ax: int) -> bool:
+    """Do neighbouring centres along a dim lie equally far apart?"""
+    step = np.diff(b[2] - b[3], axis=ax)
     return bool(step.min() == step.max())
 
 

@@ -345,6 +345,18 @@ def test_other_schemas_are_refused():
             rfcalc.Report.from_dict(data | schema)
 
 
+def test_padding_on_its_own_stays_aligned():
+    """Where W is padded the field of H is empty; its grid goes on all the same."""
+    report = rfcalc.analyze(
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(2, 2, 3)), (1, 9, 9)
+    )
+    assert [(row.aligned, row.r_out, row.start) for row in report.rows] == [
+        (True, (3, 3), (1.5, 1.5)),
+        (True, (3, 3), (0.5, 0.5)),
+        (True, (5, 5), (1.5, 1.5)),
+    ]
+
+
 def test_values_are_frozen():
     report = rfcalc.analyze(nn.Conv2d(1, 1, 3), (1, 8, 8))
     region = report.region("Conv2d", (0, 0))[0]
