@@ -243,6 +243,7 @@ def _settle() -> None:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     _prepare()
+    gc.freeze()  # a million objects of torch, none of them garbage: a third of the time of judging ladders
     import torch
 
     # The analysis computes nothing to share out, and threads of a pool do not survive a fork.
