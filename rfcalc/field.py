@@ -770,7 +770,8 @@ def join_axes(axes: Sequence[AxisField]) -> AxisField:
 
 def beside_axes(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> AxisField:
     """Operands of a concatenation: each exists on its own stretch of `dim`, and is context where others vary."""
-    grown = _one_more(axes, sizes, dim)
+    key = ("beside", dim, *map(id, axes))
+    grown = _one_more(axes, sizes, dim, key)
     if grown is not None:
         return grown
     total = sum(sizes)
@@ -800,15 +801,17 @@ def beside_axes(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> Ax
     if plain and len(parts) > 1:
         out = AxisField(tuple(parts), lead.jump, aligned, mixed or not all(p.local for p in parts))
         if len(beside) == len(axes):
-            _memo[("beside", dim, *map(id, axes))] = (out, lead, total, axes)
+            _memo[key] = (out, lead, total, axes)
         return out
     return _axis_field(parts, lead.jump, aligned, mixed)
 
 
-def _one_more(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> AxisField | None:
+def _one_more(
+    axes: Sequence[AxisField], sizes: Sequence[int], dim: int, key: tuple[Any, ...]
+) -> AxisField | None:  # fmt: skip
     """A dense block concatenates what it concatenated before, and one operand more: only that one is new."""
     last = axes[-1]
-    known = _memo.get(("beside", dim, *map(id, axes[:-1]))) if len(axes) > 2 else None
+    known = _memo.get(key[:-1]) if len(axes) > 2 else None
     if known is None or len(last.parts) != 1:
         return None
     before, lead, start, _ = known
@@ -818,7 +821,7 @@ def _one_more(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> Axis
     parts = (*before.parts, Part(p.bounds, p.dims, p.local, Span(dim, start, start + n)))
     aligned = before.aligned and last.aligned and _axes_agree(lead, last)
     out = AxisField(parts, lead.jump, aligned, before.mixed or last.mixed or not p.local, before)
-    _memo[("beside", dim, *map(id, axes))] = (out, lead, start + n, axes)
+    _memo[key] = (out, lead, start + n, axes)
     return out
 
 

@@ -28,7 +28,7 @@ from .errors import ForwardError, InputError, RfcalcError
 from .field import EMPTY, NOTHING, AxisField, Field, Part, Shape, Span, dense, forget, identity, line_of, take_part
 from .rules import Window
 from .shortcut import LEVEL_2
-from .trace import Event, NeedsValuesError, Trace, Tree, UnseenOpError, run_forward, survey
+from .trace import Event, Frame, NeedsValuesError, Trace, Tree, UnseenOpError, run_forward, survey
 
 SCHEMA = "rfcalc.report/1"
 _WRITE_OUT = 1 << 16  # maps of more positions are read part by part
@@ -420,14 +420,9 @@ def _region(axis: Axis, a: AxisField, shape: Shape, where: Mapping[int, int]) ->
 
 @lru_cache(maxsize=4096)
 def _is_layer_type(kind: type) -> bool:
+    """Is this a layer torch knows (or a subclass of one), so that its call is one row?"""
     homes = ("torch.nn.", "torch.ao.nn.")
     return any(c.__module__.startswith(homes) and c not in _TORCH_CONTAINERS for c in kind.__mro__)
-
-
-def _is_layer(module: nn.Module | None) -> bool:
-    """Is this a layer torch knows (or a subclass of one), so that its call is one row?"""
-    kind: type = type(module)
-    return module is not None and _is_layer_type(kind)
 
 
 def _combine(windows: Sequence[Window]) -> Window | None:
@@ -454,32 +449,38 @@ class _Draft:
 
 def _drafts(events: Sequence[Event]) -> list[_Draft]:
     """One draft per call of a torch layer, one per op elsewhere; names made unique."""
-    inner: set[int] = set()
+    inner: set[Frame] = set()  # frames that called others
     for e in events:
         frame = e.frame.parent
-        while frame is not None and id(frame) not in inner:
-            inner.add(id(frame))
+        while frame is not None and frame not in inner:
+            inner.add(frame)
             frame = frame.parent
     drafts: list[_Draft] = []
-    open_frames: dict[int, _Draft] = {}
+    seen: dict[str, int] = {}
+    begun: Frame | None = None  # the layer whose call the last draft is
     for e in events:
         frame = e.frame
-        if id(frame) not in inner and _is_layer(frame.module):
-            draft = open_frames.get(id(frame))
-            if draft is not None:
-                draft.events.append(e)
-                continue
-            op = type(frame.module).__name__.removeprefix("Parametrized")
-            draft = open_frames[id(frame)] = _Draft([e], frame.path or op, frame.path, op)
+        if frame is begun:
+            drafts[-1].events.append(e)
+            continue
+        path = frame.path
+        kind: type = type(frame.module)
+        if _is_layer_type(kind) and frame not in inner:
+            begun = frame
+            op = _layer_name(kind)
+            name = path or op
         else:
-            draft = _Draft([e], f"{frame.path}.{e.op}" if frame.path else e.op, frame.path, e.op)
-        drafts.append(draft)
-    seen: dict[str, int] = {}
-    for d in drafts:
-        n = seen[d.name] = seen.get(d.name, 0) + 1
-        if n > 1:
-            d.name = f"{d.name}#{n}"
+            begun = None
+            op = e.op
+            name = f"{path}.{op}" if path else op
+        n = seen[name] = seen.get(name, 0) + 1
+        drafts.append(_Draft([e], name if n == 1 else f"{name}#{n}", path, op))
     return drafts
+
+
+@lru_cache(maxsize=4096)
+def _layer_name(kind: type) -> str:
+    return kind.__name__.removeprefix("Parametrized")
 
 
 def _owned(
@@ -664,7 +665,9 @@ class _Reader:
         before = after if field_in is last.field and shape_in == last.shape else self.side(shape_in, field_in)
         r_in = before.r
         if len(first.ins) > 1:
-            r_in = tuple(map(max, *[self.side(s, f).r for s, f in first.ins]))
+            known = self.known_sides
+            sides = [hit[0] if (hit := known.get((id(f), s))) else self.side(s, f) for s, f in first.ins]
+            r_in = tuple(map(max, *[side.r for side in sides]))
         moves = window is not None or (
             before is not after and (before.n != after.n or r_in != after.r or before.jumps != after.jumps)
         )
