@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -138,14 +138,14 @@ def command(
     if show_config:
         _write("\n\n".join(_config_text(target, rows(applies)) for target, applies in settings.items()), output)
         return 0
-    with _since(base, list(settings)) as (chosen, former):
+    with _since(base, list(settings)) as (chosen, former, folder):
         from rfcalc.workers import Task, judge_all
 
         tasks = [Task(target.target, settings[target]) for target in chosen]
         tasks += [Task(old, settings[target], remarks=False) for target, old in former.items()]
         with _progress(len(tasks)) as progress:
             answers = judge_all(tasks, workers=jobs, timeout=timeout, debug=debug, progress=progress)
-        before = dict(zip(former, answers[len(chosen) :], strict=True))
+    before = dict(zip(former, answers[len(chosen) :], strict=True))
     judged = [
         replace(verdict, before=old.figures) if (old := before.get(target)) else verdict
         for target, verdict in zip(chosen, answers, strict=False)
@@ -172,6 +172,9 @@ def command(
         ),
         output,
     )
+    for target, old in before.items():
+        if old is not None and old.error:
+            complain(f"{target.target}: not compared with {base}: {old.error.replace(f'{folder}/', f'{base}:')}")
     errors = [verdict.error for verdict in judged if verdict.outcome == "error"]
     for error in errors:
         complain(error)
@@ -209,11 +212,19 @@ def _config_text(target: Target, rows: Sequence[tuple[str, str, str]]) -> str:
     return "\n".join([target.target, *lines])
 
 
+class _Chosen(NamedTuple):
+    """The targets to judge; of those that existed at the revision, where they stand as they were, in `folder`."""
+
+    targets: list[Target]
+    former: dict[Target, str]
+    folder: Path | None
+
+
 @contextlib.contextmanager
-def _since(base: str | None, targets: list[Target]) -> Iterator[tuple[list[Target], dict[Target, str]]]:
-    """The targets to judge, and of those that existed at revision `base` what to judge to see how they were."""
+def _since(base: str | None, targets: list[Target]) -> Iterator[_Chosen]:
+    """All targets, or those that changed since revision `base`."""
     if base is None:
-        yield targets, {}
+        yield _Chosen(targets, {}, None)
         return
     from rfcalc.history import changed_designs, snapshot
 
@@ -227,10 +238,11 @@ def _since(base: str | None, targets: list[Target]) -> Iterator[tuple[list[Targe
     chosen = [target for target, file in files.items() if file in changed or not file.exists()]
     places = {target: old for target in chosen if (old := changed.get(files[target]))}
     if not places:
-        yield chosen, {}
+        yield _Chosen(chosen, {}, None)
         return
     with snapshot(base, files[next(iter(places))]) as folder:
-        yield chosen, {target: _moved(target.target, folder / old) for target, old in places.items()}
+        former = {target: _moved(target.target, folder / old) for target, old in places.items()}
+        yield _Chosen(chosen, former, folder)
 
 
 def _moved(target: str, file: Path) -> str:

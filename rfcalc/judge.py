@@ -9,13 +9,15 @@ torch is imported when the first design is judged.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import functools
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .advice import Advice
 from .config import Settings
@@ -208,10 +210,11 @@ def _file_of(target: str) -> str | None:
 @contextlib.contextmanager
 def _kept_apart() -> Iterator[None]:
     """What a design may do to this process and the next design would suffer from: standard output belongs to the
-    answer, and the current folder, torch's default dtype and default device are put back."""
+    answer; the current folder, torch's default dtype and device, and torch's own names are put back."""
     import torch
 
     folder, dtype, device = os.getcwd(), torch.get_default_dtype(), torch.get_default_device()
+    names = [(owner, dict(vars(owner))) for owner in _patchable()]
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -220,3 +223,22 @@ def _kept_apart() -> Iterator[None]:
         torch.set_default_dtype(dtype)
         if torch.get_default_device() != device:
             torch.set_default_device(None if device.type == "cpu" else device)
+        for owner, before in names:
+            if not before.items() <= vars(owner).items():
+                _put_back(owner, before)
+
+
+@functools.cache
+def _patchable() -> list[Any]:
+    """Modules and classes whose names a design may set to something else, on purpose or not: `nn.Conv2d = Mine`."""
+    import torch
+    from torch.nn import functional, init
+
+    layers = [kind for kind in vars(torch.nn).values() if isinstance(kind, type)]
+    return [builtins, torch, torch.nn, functional, init, torch.Tensor, *layers]
+
+
+def _put_back(owner: Any, before: Mapping[str, Any]) -> None:
+    for name, value in before.items():
+        if vars(owner).get(name) is not value and (isinstance(owner, type) or not name.startswith("_")):
+            setattr(owner, name, value)

@@ -157,13 +157,16 @@ def test_what_a_design_does_to_the_process_ends_with_it(write_design, capfd):
     plain = judge(write_design(NET))
     rude = """
     import os, torch
+    torch.nn.Conv2d = 3
+    torch.nn.Module.__call__ = torch.nn.functional.relu = lambda *_: None
+    del torch.nn.Linear
     torch.set_default_dtype(torch.float64)
     torch.set_default_device("meta")
     os.chdir("/")
     print("noise")
     """
     folder = os.getcwd()
-    assert judge(write_design(rude + NET, "rude.py")).figures is not None
+    assert judge(write_design(rude + NET, "rude.py")).outcome == "error"
     assert os.getcwd() == folder
     assert torch.get_default_dtype() == torch.float32
     assert torch.get_default_device() == torch.device("cpu")
