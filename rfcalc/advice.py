@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_SHOWN = 3  # per limit
 _MOST_TRIED = 5
+_MOST_CONVS = 20  # more in a row are no advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,14 @@ def advise(
         build: makes the design, without storage is enough (`Design.build`). `report`: of that design on `input_shape`.
         violations: what `check(report, budget)` found.
     """
+    from torch.nn.parameter import is_lazy
+
     if not any(v.limit in _CHANGES for v in violations):
         return []
-    design = _Design(build(), report)
+    model = build()
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        return []  # its layers take whatever size comes: there is nothing to take apart
+    design = _Design(model, report)
     found = []
     for violation in violations:
         changes = _CHANGES.get(violation.limit)
@@ -93,7 +99,8 @@ def _first(changes: Iterable[_Change], count: int) -> Iterator[_Change]:
 def _tried(
     change: _Change, design: _Design, violation: Violation, budget: Budget, input_shape: Any, layout: str | None
 ) -> Advice | None:
-    """The advice with the figures of the changed design; None where it does not run or the limit is still missed."""
+    """The advice with the figures of the changed design; None where it does not run, the limit is still missed or what
+    it gives has another shape: a map of half the size or fewer classes would be the answer to another question."""
     from .report import analyze
 
     with _undone(change.touched):
@@ -103,7 +110,7 @@ def _tried(
         except (RfcalcError, _UnfitError):
             return None
     left = check(report, budget)
-    if any(v.limit == violation.limit for v in left):
+    if any(v.limit == violation.limit for v in left) or report.output_shapes != design.report.output_shapes:
         return None
     return Advice(
         limit=violation.limit,
@@ -150,10 +157,18 @@ class _Design:
         calls: dict[str, int] = {}
         for row in report.rows:
             calls[row.path] = calls.get(row.path, 0) + 1
+        owners: dict[int, int] = {}
+        for module in modules.values():
+            for parameter in module._parameters.values():
+                owners[id(parameter)] = owners.get(id(parameter), 0) + (parameter is not None)
         self.layers = [
-            (row, modules[row.path])
+            (row, module)
             for row in report.rows
-            if calls[row.path] == 1 and type(modules.get(row.path)).__name__ == row.op
+            if calls[row.path] == 1
+            and (module := modules.get(row.path)) is not None
+            and type(module).__name__ == row.op
+            # a weight that two layers share cannot change in one of them
+            and all(owners[id(p)] < 2 for p in module._parameters.values())
         ]
 
     def parent(self, path: str) -> tuple[nn.Module, str]:
@@ -383,7 +398,8 @@ def _wider_view(design: _Design, violation: Violation) -> Iterator[_Change]:
         row, module = min((s for s in spots if s[0].j_out == step), key=lambda s: s[0].ch_out or 0)
         gain = int(2 * min(step))
         count = max(1, -(-violation.missed_by // gain)) if gain else 1
-        convs.append((count * 9 * (row.ch_out or 0) ** 2, count, row, module))
+        if count <= _MOST_CONVS:
+            convs.append((count * 9 * (row.ch_out or 0) ** 2, count, row, module))
     for _, count, row, module in sorted(convs, key=lambda found: found[:2])[:3]:
         yield _more_convs(design, row, module, count)
     for row, module in reversed(spots):

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
+from .errors import InputError
+
 if TYPE_CHECKING:
     from .report import LayerRow, Report
 
@@ -23,7 +25,7 @@ class Budget:
     forward; `max_activation_bytes` the peak of live tensors, batch 1. `min_rf` holds at the output, global pooling
     and flattening counted; `min_rf_spatial` for the local field of the last spatial map before them; both in input
     pixels, along the axis that sees least. `require_exact` refuses operations without a rule, `require_aligned`
-    layers whose paths disagree on centre or jump.
+    layers whose paths disagree on centre or jump. Raises InputError for a value that can be no limit.
     """
 
     max_params: int | None = 8_000
@@ -34,6 +36,13 @@ class Budget:
     max_layers: int | None = None
     require_exact: bool = False
     require_aligned: bool = False
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            problem = limit_problem(limit.name, value)
+            if problem is not None:
+                raise InputError(f"Budget: {limit.name} is {value!r}; {problem}")
 
 
 def limit_problem(name: str, value: object) -> str | None:
@@ -147,7 +156,7 @@ def cautions(report: Report, holes: Mapping[str, Sequence[int]] | None = None) -
     """What a designer should know and the gate does not reject.
 
     Args:
-        holes: per layer, how many lines of pixels inside its field one unit does not depend on, for each of
+        holes: per dilated layer, how many lines of pixels a unit made of its output skips, for each of
             `report.axes`: what `gridding.holes` measures. None: not measured.
     """
     return [*_unproductive(report), *_unreached(report), *_gridding(report, holes)]
@@ -185,11 +194,12 @@ def _gridding(report: Report, holes: Mapping[str, Sequence[int]] | None) -> Iter
     found = suspects(report)
     if found and holes is None:
         yield Caution("gridding", found, f"dilation may leave holes behind {_listed(found)}; not measured")
-    for layer, missing in (holes or {}).items():
-        if any(missing):
-            count = "x".join(map(str, dict.fromkeys(missing)))
-            what = f"inside its field a unit of {layer} skips {count} lines of pixels"
-            yield Caution("gridding", found, f"dilation of {_listed(found)} leaves holes: {what}")
+    left = {layer: tuple(missing) for layer, missing in (holes or {}).items() if any(missing)}
+    for missing in dict.fromkeys(left.values()):
+        layers = tuple(layer for layer in left if left[layer] == missing)
+        count = "x".join(map(str, dict.fromkeys(missing)))
+        what = f"inside its field a unit of the last map behind skips {count} lines of pixels"
+        yield Caution("gridding", layers, f"dilation of {_listed(layers)} leaves holes: {what}")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -221,16 +231,17 @@ def suited(report: Report) -> tuple[tuple[int, int] | None, ...]:
     """Per axis the input sizes that the design's depth fits, smallest and largest; None where it cannot be said.
 
     Smaller inputs make layers unproductive: some layer is fed by units that see all of it already (Richter et al.
-    2021). Of a larger one no output sees all. With branches the longest path counts, so that a design with short
-    cuts may still do well below the smallest size. None: no layer looks around, or something sees the whole input
-    whatever its size.
+    2021). Of a larger one no unit of the last spatial map sees all; what a global pool or a flattening head then brings
+    together does not count, for it sees any input. With branches the longest path counts, so that a design with
+    short cuts may still do well below the smallest size. None: no layer looks around, or something sees the whole
+    input whatever its size.
     """
     rows = [row for row in report.rows if _looks_around(row)]
     last = report.rows[-1] if report.rows else None
     out: list[tuple[int, int] | None] = []
     for i in range(len(report.axes)):
         low = max((_fed(row)[i] for row in rows), default=0) + 1
-        high = report.rf_output[i]
+        high = report.rf_spatial[i]
         known = bool(rows) and last is not None and not any(row.is_global[i] for row in report.rows) and high >= low
         out.append((low, high) if known else None)
     return tuple(out)

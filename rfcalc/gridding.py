@@ -8,43 +8,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .errors import RfcalcError
 from .gate import suspects
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .report import Report
+    from .oracle import Oracle
+    from .report import LayerRow, Report
 
 
 def holes(model: nn.Module, input_shape: Any, report: Report) -> dict[str, tuple[int, ...]]:
-    """For the last sliding layer behind a suspect: how many lines of pixels its central unit skips, per axis.
+    """For each suspect: how many lines of pixels the central unit of the last map made of its output skips, per axis.
 
     Args:
         model: with storage; its weights do not matter, it is copied. `report`: of the same design and input.
 
     Returns:
-        The layer's name and, for each of `report.axes`, how many input indices lie between the first and the last that
-        the unit depends on without being one of them; nothing where there is no suspect.
+        The suspect's name and, for each of `report.axes`, how many input indices lie between the first and the last
+        that the unit depends on without being one of them; 0 where later layers filled the holes.
 
     Raises:
-        RfcalcError: the design has no gradient to measure by.
+        RfcalcError: the design has no gradient to measure by, or global context (a gate, a statistic) hides the holes.
     """
     found = suspects(report)
     if not found:
         return {}
     from .oracle import prepare
 
-    # Later layers may fill the holes of a dilated one; those behind a global pool see everything.
-    names = [row.name for row in report.rows]
-    row = next(
-        row
-        for row in reversed(report.rows[names.index(found[0]) :])
-        if row.kernel and row.n_out and min(row.n_out) > 1 and not any(row.is_global)
-    )
-    oracle = prepare(model, input_shape, report, layers=[row.name])
-    centre = [n // 2 for n in row.n_out]
-    touched = oracle.touched(row.call, row.grid, centre[: len(row.grid)], report.axes)
-    return {row.name: tuple(_gaps(line) for line in touched)}
+    # A pool of the whole map or a head fills nothing: what counts is what the units of a map see.
+    maps = [row for row in report.rows if row.grid and (min(row.n_out) > 1 or row.name in found)]
+    oracle = prepare(model, input_shape, report, layers=[row.name for row in maps])
+    return {name: _missing(oracle, report, _last_made_of(report.row(name), maps, oracle)) for name in found}
+
+
+def _last_made_of(suspect: LayerRow, maps: list[LayerRow], oracle: Oracle) -> LayerRow:
+    """The order of the rows does not tell: branches lie side by side."""
+    return next(row for row in reversed(maps) if oracle.depends(row.call, suspect.call) or row is suspect)
+
+
+def _missing(oracle: Oracle, report: Report, row: LayerRow) -> tuple[int, ...]:
+    if any(row.is_global):
+        raise RfcalcError(f"{row.name}: global context reaches it, which hides the holes of its own windows")
+    centre = [n // 2 for n in row.n_out[: len(row.grid)]]
+    return tuple(_gaps(line) for line in oracle.touched(row.call, row.grid, centre, report.axes))
 
 
 def _gaps(touched: Any) -> int:

@@ -97,6 +97,23 @@ class Oracle:
         grads = torch.autograd.grad(picked, self.leaves, weights, retain_graph=True, allow_unused=True)
         return tuple(_touched(grads[a.input], a.dim) for a in axes)
 
+    def depends(self, call: int, on: int) -> bool:
+        """Whether the output of one call is made of that of another."""
+        out, source = self.outputs[call], self.outputs[on]
+        if out is None or source is None or source.grad_fn is None:
+            return False
+        made_by = source.grad_fn.next_functions[0][0]  # behind the copy that we keep
+        seen: set[Any] = set()
+        ahead: list[Any] = [out.grad_fn]
+        while ahead:
+            node = ahead.pop()
+            if node is made_by:
+                return True
+            if node is not None and node not in seen:
+                seen.add(node)
+                ahead.extend(before for before, _ in node.next_functions)
+        return False
+
     def check(self, report: Report, layers: Sequence[str] | None = None, positions: int = 5) -> Iterator[Check]:
         """Every measurable row of the report (or those named) at some positions, along every axis."""
         for row in _rows(report, layers):

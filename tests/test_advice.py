@@ -202,6 +202,52 @@ def test_a_shared_layer_is_left_alone():
         assert advice.layer != "b"
 
 
+class Heads(nn.Module):
+    """The last layer is not the only one whose width is an answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 32, 3)
+        self.one, self.two = nn.Linear(32, 5), nn.Linear(32, 7)
+
+    def forward(self, x):
+        x = self.b(self.a(x)).mean((2, 3))
+        return self.one(x), self.two(x)
+
+
+def test_the_answer_keeps_its_shape():
+    found = advice_on(Heads, Budget(**FREE | {"max_params": 2_000}))
+    assert [(a.kind, a.layer) for a in found] == [("narrower", "a")], "one factor for all would thin the first head"
+    mask = lambda: nn.Sequential(*(nn.Conv2d(c, d, 3, padding=1) for c, d in ((1, 8), (8, 8), (8, 2))))  # noqa: E731
+    found = advice_on(mask, Budget(**FREE | {"min_rf_spatial": 8}))
+    assert {a.kind for a in found} == {"convolution"}, "a pool would halve the map"
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 3)
+        self.c.weight = self.b.weight
+        self.d = nn.Conv2d(32, 10, 1)
+
+    def forward(self, x):
+        return self.d(self.c(self.b(self.a(x))))
+
+
+def test_a_shared_weight_is_left_alone():
+    """Two widths for one weight would untie it, and the figures would be those of another design."""
+    assert advice_on(Tied, Budget(**FREE | {"max_params": 8_000})) == []
+
+
+def test_layers_that_take_any_size_are_left_alone():
+    lazy = lambda: nn.Sequential(nn.LazyConv2d(32, 3), nn.LazyConv2d(32, 3), nn.Conv2d(32, 10, 1))  # noqa: E731
+    assert advice_on(lazy, Budget(max_params=3_000, min_rf=40)) == []
+
+
+def test_a_far_goal_is_not_stacked_up():
+    assert [a for a in advice_on(net, Budget(**FREE | {"min_rf_spatial": 10**9})) if a.kind == "convolution"] == []
+
+
 def test_the_design_is_what_it_was():
     built = net()
     before = {name: (id(m), dict(vars(m))) for name, m in built.named_modules()}

@@ -103,6 +103,13 @@ def test_what_a_limit_may_be(name, value, fine):
     assert (limit_problem(name, value) is None) == fine
 
 
+@pytest.mark.parametrize("wrong", [{"max_params": 0}, {"min_rf": "28"}, {"max_macs": 1.5}, {"require_exact": 1}])
+def test_a_budget_refuses_what_can_be_no_limit(wrong):
+    (name,) = wrong
+    with pytest.raises(rfcalc.InputError, match=f"Budget: {name} is .*; expected"):
+        Budget(**wrong)
+
+
 def test_depth_counts_what_multiplies():
     assert depth(REPORT) == 3
 
@@ -173,9 +180,79 @@ def test_holes_of_dilation(dilations, missing):
     report = analyzed(net, (1, 64, 64))
     found = holes(net, (1, 64, 64), report)
     assert bool(suspects(report)) == (missing is not None)
-    assert found == ({} if missing is None else {str(len(dilations) - 1): missing})
+    assert found == ({} if missing is None else dict.fromkeys(suspects(report), missing))
     said = kinds(cautions(report, found))
     assert ("gridding" in said) == (missing is not None and any(missing))
+
+
+class Branches(nn.Module):
+    """A dilated branch, whose holes nothing fills, and a plain one: two answers, or added up in either order."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.plain, self.dilated = way, dilated(1), dilated(2, 2)
+
+    def forward(self, x):
+        if self.way == "apart":
+            return self.dilated(x), self.plain(x)
+        if self.way == "plain first":
+            return self.plain(x) + self.dilated(x)
+        return self.dilated(x) + self.plain(x)
+
+
+@pytest.mark.parametrize(("way", "missing"), [("apart", 4), ("plain first", 2), ("dilated first", 2)])
+def test_holes_are_measured_where_the_branches_end(way, missing):
+    """Rows stand in the order of their calls: the last one need not be made of the dilated one."""
+    net = Branches(way)
+    report = analyzed(net, (1, 64, 64))
+    assert holes(net, (1, 64, 64), report) == {"dilated.0": (missing, missing)}
+
+
+def test_what_a_later_branch_fills_is_no_hole():
+    class Filled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.near, self.far = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(1, 2, 3, dilation=2, padding=2)
+
+        def forward(self, x):
+            return self.near(x) + self.far(x)
+
+    report = analyzed(Filled(), (1, 32, 32))
+    assert suspects(report) == ("far",)
+    assert holes(Filled(), (1, 32, 32), report) == {"far": (0, 0)}
+
+
+def test_global_context_hides_holes():
+    """Statistics over the map make every unit depend on every pixel: no gradient tells what the windows skip."""
+    for dilations in ((2, 1, 1), (2, 2, 2)):
+        layers = [layer for conv in dilated(*dilations) for layer in (conv, nn.GroupNorm(1, 2))]
+        report = analyzed(nn.Sequential(*layers), (1, 64, 64))
+        with pytest.raises(rfcalc.RfcalcError, match="global context"):
+            holes(nn.Sequential(*layers), (1, 64, 64), report)
+    assert judge_cautions("nn.Conv2d(1, 2, 3, dilation=2, padding=2), nn.GroupNorm(1, 2)") == [
+        "dilation may leave holes behind 0; not measured"
+    ]
+
+
+def test_a_dilated_head_is_judged():
+    """Its map is 1x1: nothing of a map lies behind it, and it still skips two lines of five."""
+    assert judge_cautions("nn.Conv2d(1, 2, 3, dilation=2), nn.Flatten()") == [
+        "dilation of 0 leaves holes: inside its field a unit of the last map behind skips 2 lines of pixels"
+    ]
+
+
+def judge_cautions(layers):
+    """What `judge` warns of on a 5x5 input."""
+    import tempfile
+
+    from rfcalc.judge import judge
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "net.py"
+        file.write_text(f"from torch import nn\nINPUT_SHAPE = (1, 5, 5)\nmodel = nn.Sequential({layers})\n")
+        verdict = judge(str(file))
+    assert verdict.error == ""
+    return [caution.message for caution in verdict.cautions]
 
 
 def test_holes_are_those_of_the_taps():
@@ -198,13 +275,29 @@ def test_unmeasured_dilation_is_said():
 
 
 def test_suited_sizes():
-    """From one more than the last layer is fed by, to what the output sees."""
+    """From one more than the last layer is fed by, to what the last spatial map sees."""
     assert suited(analyzed(chain(3, 3, 3), (1, 32, 32))) == ((6, 7), (6, 7))
     ladder = rfcalc.load_design(str(Path(__file__).parents[1] / "models/step8.py"))
-    assert suited(analyzed(ladder.build(), ladder.input_shape)) == ((15, 28), (15, 28))
+    assert suited(analyzed(ladder.build(), ladder.input_shape)) == ((15, 18), (15, 18))
     assert suited(analyzed(nn.Flatten(), (1, 8, 8))) == (None, None)
     attention = nn.TransformerEncoderLayer(8, 2, batch_first=True)
     assert suited(rfcalc.analyze(attention, (5, 8), layout="TC")) == (None,)
+
+
+@pytest.mark.parametrize("size", [28, 40])
+def test_the_sizes_do_not_hang_on_the_head(size):
+    """However the map is brought together, and whatever the size it was tried on."""
+    for head in (nn.AdaptiveAvgPool2d(1), nn.AvgPool2d(size), nn.Flatten()):
+        assert suited(analyzed(nn.Sequential(chain(3, 3, 3), head), (1, size, size))) == ((6, 7), (6, 7))
+
+
+def test_of_a_larger_input_no_unit_sees_all():
+    net = chain(3, 3, 5, 3)
+    _, high = suited(analyzed(net, (1, 32, 32)))[0]
+    for size, sees_all in ((high, True), (high + 1, False)):
+        last = analyzed(net, (1, size, size))
+        seen = last.region(last.rows[-1].name, (size // 2, size // 2))[0].unclipped
+        assert (seen[1] - seen[0] + 1 >= size) == sees_all
 
 
 def test_the_sizes_are_where_the_cautions_begin():
