@@ -34,7 +34,7 @@ def command(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TARGET]...",
+            metavar="TARGET",
             show_default=False,
             help="Files, folders (searched for designs), globs, file.py:Name or package.module:callable. "
             "Default: paths of [tool.rfcalc], else the folder models.",
