@@ -254,6 +254,26 @@ def _numel(module: nn.Module) -> int:
 # ------------------------------------------------------------------------------------------------ narrower layers
 
 
+def _fewer_params(design: _Design, violation: Violation) -> Iterator[_Change]:
+    """Without what forward never reaches, where that is enough; else narrower layers."""
+    unused = [path for path, params in design.report.unreached if path and params]
+    if sum(params for path, params in design.report.unreached if path) >= violation.missed_by:
+        places = [design.parent(path) for path in unused]
+        yield _Change(
+            "removed",
+            unused[0],
+            f"without {', '.join(unused)}, which forward never reaches",
+            tuple(parent for parent, _ in places),
+            lambda: _without(places),
+        )
+    yield from _narrower(design, violation)
+
+
+def _without(places: Sequence[tuple[nn.Module, str]]) -> None:
+    for parent, name in places:
+        parent._modules.pop(name, None)
+
+
 def _narrower(design: _Design, violation: Violation) -> Iterator[_Change]:
     """One layer with fewer channels, the largest holder first; then all of them by one factor."""
     macs = violation.limit == "max_macs"
@@ -399,7 +419,7 @@ def _wider_view(design: _Design, violation: Violation) -> Iterator[_Change]:
         gain = int(2 * min(step))
         count = max(1, -(-violation.missed_by // gain)) if gain else 1
         if count <= _MOST_CONVS:
-            convs.append((count * 9 * (row.ch_out or 0) ** 2, count, row, module))
+            convs.append((count * 3 ** len(row.grid) * (row.ch_out or 0) ** 2, count, row, module))
     for _, count, row, module in sorted(convs, key=lambda found: found[:2])[:3]:
         yield _more_convs(design, row, module, count)
     for row, module in reversed(spots):
@@ -469,9 +489,11 @@ def _leave_out(places: Sequence[tuple[nn.Module, str]]) -> None:
 
 
 def _spots(design: _Design) -> Iterator[tuple[LayerRow, nn.Module]]:
-    """Layers behind which something may be put: those with a two-dimensional map that is not pooled away yet."""
+    """Layers behind which something may be put: those with a map, of one to three dims, that is not pooled away yet."""
     for row, module in design.layers:
-        plain = len(row.shape_out) == 4 and row.grid == (2, 3) and not any(row.is_global)
+        dims = len(row.grid)
+        plain = 1 <= dims <= 3 and row.grid == (2, 3, 4)[:dims] and len(row.shape_out) == 2 + dims
+        plain = plain and len(row.j_out) == dims and not any(row.is_global)
         if plain and min(row.n_out) > 1 and (_multiplies(module) or _per_channel(module) or row.moves_grid):
             yield row, module
 
@@ -486,9 +508,10 @@ def _behind(design: _Design, row: LayerRow, module: nn.Module, more: Sequence[nn
 def _more_convs(design: _Design, row: LayerRow, module: nn.Module, count: int) -> _Change:
     from torch import nn
 
-    c = row.ch_out or 1
-    convs = [nn.Conv2d(c, c, 3, padding=1, bias=False, device="meta") for _ in range(count)]
-    what = "one more 3x3 convolution" if count == 1 else f"{count} more 3x3 convolutions"
+    c, dims = row.ch_out or 1, len(row.grid)
+    make: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    convs = [make(c, c, 3, padding=1, bias=False, device="meta") for _ in range(count)]
+    what = f"{count if count > 1 else 'one'} more {_taps(3, dims)} convolution{'s' if count > 1 else ''}"
     return _Change(
         "convolution",
         row.name,
@@ -501,17 +524,23 @@ def _more_convs(design: _Design, row: LayerRow, module: nn.Module, count: int) -
 def _pooled(design: _Design, row: LayerRow, module: nn.Module) -> _Change:
     from torch import nn
 
+    dims = len(row.grid)
     return _Change(
         "pool",
         row.name,
-        f"a 2x2 max pool behind {row.name}",
+        f"a {_taps(2, dims)} max pool behind {row.name}",
         (design.parent(row.path)[0],),
-        _behind(design, row, module, [nn.MaxPool2d(2)]),
+        _behind(design, row, module, [(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dims - 1](2)]),
     )
 
 
+def _taps(k: int, dims: int) -> str:
+    """`3x3`; along one dim `3-tap`."""
+    return f"{k}-tap" if dims == 1 else "x".join([str(k)] * dims)
+
+
 _CHANGES: dict[str, Callable[[_Design, Violation], Iterator[_Change]]] = {
-    "max_params": _narrower,
+    "max_params": _fewer_params,
     "min_rf": _wider_view,
     "min_rf_spatial": _wider_view,
     "max_macs": _less_work,

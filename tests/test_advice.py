@@ -102,6 +102,73 @@ def test_a_pool():
     assert_true(advice, net(extra_b=[nn.MaxPool2d(2)]), budget)
 
 
+def plain(*more, at=2):
+    """Two convolutions and their answer, a map: the output sees 5 pixels."""
+    layers = [nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 3, 1)]
+    layers[at] = nn.Sequential(layers[at], *more)
+    return nn.Sequential(*layers)
+
+
+def test_at_the_output():
+    """Without a head the output sees what the last map sees; a pool would halve the answer."""
+    budget = Budget(**FREE | {"min_rf": 9})
+    found = advice_on(plain, budget)
+    assert {a.kind for a in found} == {"convolution"}
+    advice = only(found, "convolution", "2.0")
+    assert advice.message.startswith("2 more 3x3 convolutions of 3 channels")
+    assert_true(advice, plain(*(nn.Conv2d(3, 3, 3, padding=1, bias=False) for _ in range(2))), budget)
+
+
+def test_a_pool_shrinks_what_a_global_pool_brings_together():
+    """20 - 4 = 16 positions; a pool behind the first layer leaves floor(18 / 2) - 2 = 7 at jump 2, of R 8: 20."""
+    make = lambda *more: nn.Sequential(plain(*more, at=0), nn.AdaptiveAvgPool2d(1))  # noqa: E731
+    budget = Budget(**FREE | {"min_rf_spatial": 8})
+    advice = only(advice_on(make, budget, (1, 20, 20)), "pool", "0.0.0")
+    assert (advice.rf_spatial, advice.rf_output) == ((8, 8), (20, 20))
+    assert_true(advice, make(nn.MaxPool2d(2)), budget, (1, 20, 20))
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_signals_and_volumes(dims):
+    conv, pool, ahead = {
+        1: (nn.Conv1d, nn.MaxPool1d, nn.AdaptiveAvgPool1d),
+        3: (nn.Conv3d, nn.MaxPool3d, nn.AdaptiveAvgPool3d),
+    }[dims]
+    taps = {1: ("3-tap", "2-tap"), 3: ("3x3x3", "2x2x2")}[dims]
+
+    def make(after_a=(), after_b=()):
+        a, b = nn.Sequential(conv(1, 4, 3), *after_a), nn.Sequential(conv(4, 4, 3), *after_b)
+        return nn.Sequential(a if after_a else a[0], b if after_b else b[0], ahead(1), conv(4, 3, 1))
+
+    shape, budget = (1, *(16,) * dims), Budget(**FREE | {"min_rf_spatial": 7})
+    found = advice_on(make, budget, shape)
+    more, pooled = only(found, "convolution"), only(found, "pool", "0")
+    assert more.message == f"one more {taps[0]} convolution of 4 channels (padding 1, no bias) behind {more.layer}"
+    added = [conv(4, 4, 3, padding=1, bias=False)]
+    assert_true(more, make(**{{"0": "after_a", "1": "after_b"}[more.layer]: added}), budget, shape)
+    assert pooled.message == f"a {taps[1]} max pool behind 0"
+    assert_true(pooled, make([pool(2)]), budget, shape)
+
+
+class Spare(nn.Module):
+    def __init__(self, spare=True):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 10, 1)
+        if spare:
+            self.spare = nn.Sequential(nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 20))
+
+    def forward(self, x):
+        return self.b(self.a(x))
+
+
+def test_what_forward_never_reaches_can_go():
+    budget = Budget(**FREE | {"max_params": 200})
+    advice = only(advice_on(Spare, budget), "removed")
+    assert advice.message == "without spare.0, spare.2, which forward never reaches"
+    assert_true(advice, Spare(spare=False), budget)
+    assert not [a for a in advice_on(Spare, Budget(**FREE | {"max_params": 100})) if a.kind == "removed"]
+
+
 def test_less_work():
     budget = Budget(**FREE | {"max_macs": 500_000})
     found = advice_on(net, budget)
