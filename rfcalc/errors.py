@@ -40,6 +40,10 @@ class RecipeError(RfcalcError):
     """A recipe with an unknown key or an impossible value; the message names the key."""
 
 
+class NotFiniteError(RfcalcError):
+    """A training whose loss is no longer a number; the message names the epoch and the step."""
+
+
 class MissingError(RfcalcError):
     """A library that an optional part needs and that is not installed."""
 

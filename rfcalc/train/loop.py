@@ -1,0 +1,519 @@
+"""The loop: one seed's training, an `Epoch` of figures and a `State` to go on from after each epoch.
+
+>>> for epoch, state in train(design.build_real, data, OURS, seed=1, device="cpu"):        # doctest: +SKIP
+...     print(epoch.epoch, epoch.test_correct, epoch.ema_correct)
+
+The same seed, machine, number of threads and options give the same numbers, in one go or resumed. What is random has
+generators of its own, whose states are part of `State`; the caller's random state is left as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from rfcalc.design import one_line
+from rfcalc.errors import ForwardError, InputError, NotFiniteError, RfcalcError
+from rfcalc.train.augment import apply, draw
+from rfcalc.train.data import DataSet, Split, normalise
+from rfcalc.train.dropout import quicken
+from rfcalc.train.optim import BY_BATCH, build, build_schedule, shares
+from rfcalc.train.recipe import Recipe
+
+_EVALUATED = 500
+"""Images evaluated at once: enough to fill a CPU, few enough that activations stay in its cache."""
+_CHECKED = 32
+"""Steps between looks for a loss that is not finite. On a GPU a look waits for it, so there is one at the end."""
+_TOLD = 0.1
+"""Seconds at least between two calls of `on_batch`."""
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The figures of one epoch. Losses are means; the training's are of augmented images as the weights changed.
+
+    Learning rate and momentum are what the first optimizer used, whatever the recipe says (Adam's first beta counts
+    as momentum). `ema_*` are those of the averaged weights, None when the recipe keeps none.
+    """
+
+    seed: int
+    epoch: int
+    """From 1."""
+    steps: int
+    seconds: float
+    """Of training; testing takes its own."""
+    images_per_second: float
+    train_loss: float
+    train_correct: int
+    train_total: int
+    test_loss: float
+    test_correct: int
+    test_total: int
+    ema_loss: float | None
+    ema_correct: int | None
+    lr_first: float
+    lr_max: float
+    lr_last: float
+    momentum_first: float
+    momentum_min: float
+    momentum_last: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an epoch stands: mean loss and images right so far."""
+
+    seed: int
+    epoch: int
+    step: int
+    steps: int
+    images: int
+    loss: float
+    correct: int
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything needed to go on after an epoch, copied to the CPU: tensors and plain values only.
+
+    `model` and `ema` are state dicts of the network. torch.save(state.to_dict()) loads with weights_only=True.
+    """
+
+    seed: int
+    epoch: int
+    threads: int
+    """Sums of floats depend on how many threads share them."""
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    optimizers: list[dict[str, Any]]
+    schedules: list[dict[str, Any]]
+    shuffle: Tensor
+    """Of the generator of order and augmentation."""
+    noise: list[Tensor]
+    """Of torch's generators, the CPU's and the device's: dropout draws from them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields by name."""
+        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> State:
+        """The state of `to_dict`. Raises RfcalcError when it is another version's."""
+        names = {one.name for one in dataclasses.fields(cls)}
+        if set(values) != names:
+            odd = sorted(set(values) ^ names)[0]
+            raise RfcalcError(f"training state: {odd!r} is missing or unknown; expected one this version has written")
+        return cls(**values)
+
+
+def pick_device(name: str = "auto") -> str:
+    """`auto` as the best there is; another name as it is. Raises RfcalcError for a device that is not there."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, there in here.items() if there)
+    if name not in here:
+        raise RfcalcError(f"device {name!r}: unknown; expected one of {', '.join(DEVICES)}")
+    if not here[name]:
+        there = ", ".join(device for device, found in here.items() if found)
+        raise RfcalcError(f"device {name!r}: torch {torch.__version__} finds none here; expected auto or {there}")
+    return name
+
+
+def train(
+    build_model: Callable[[], nn.Module],
+    data: DataSet,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: str = "cpu",
+    amp: bool = False,
+    state: State | None = None,
+    on_batch: Callable[[Progress], None] | None = None,
+) -> Iterator[tuple[Epoch, State]]:
+    """Train one seed, epoch by epoch.
+
+    Args:
+        build_model: the network with its author's initialisation.
+        data: what to train and test on; the recipe's mean and std win over its own.
+        device: "cpu", "cuda" or "mps".
+        amp: train in bfloat16 where torch's autocast does; evaluation stays in float32.
+        state: go on after it; its seed and number of threads are used.
+        on_batch: is told how far the epoch is, a few times a second.
+
+    Raises:
+        RecipeError: recipe and data do not fit together.
+        ForwardError, InputError: the network cannot take the images, or its output is not [N, classes].
+        NotFiniteError: the loss is not finite; the message names epoch and step.
+    """
+    if state is not None and torch.get_num_threads() != state.threads:
+        torch.set_num_threads(state.threads)
+    run = _Run(build_model, recipe.fitted(data).to(device), recipe, seed, device, amp)
+    if state is not None:
+        run.restore(state)
+    while run.epoch < recipe.epochs:
+        yield run.train_epoch(on_batch), run.state()
+
+
+class _Run:
+    """One training: everything that changes from step to step. Its state is made of `State`'s fields."""
+
+    def __init__(
+        self, build_model: Callable[[], nn.Module], data: DataSet, recipe: Recipe, seed: int, device: str, amp: bool
+    ) -> None:
+        self.data, self.recipe, self.seed, self.device, self.amp = data, recipe, seed, torch.device(device), amp
+        if device == "cpu":
+            _keep_memory()
+        self.epoch = 0
+        self.noise: list[Tensor] | None = None
+        self.shuffle = torch.Generator().manual_seed(seed)
+        with self._randomness():
+            torch.manual_seed(seed)
+            self.model = build_model().to(self.device).to(memory_format=torch.channels_last)
+        if device == "cpu":
+            quicken(self.model)
+        _require_fit(self.model, data)
+        self.sizes = _batch_sizes(len(data.train), recipe.batch_size)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema else None
+        self.averaged = _averaged(self.model)
+        graphed = device == "cuda" and recipe.optimizer.name in ("Muon", "AdamW", "Adam") and _only_rate(recipe)
+        self.optimizers = [
+            build(choice, part, captured=graphed) for choice, part in shares(self.model, recipe.optimizer, recipe.rest)
+        ]
+        total = recipe.epochs * len(self.sizes)
+        self.schedules = [
+            build_schedule(recipe.schedule, optimizer, total) for optimizer in self.optimizers if recipe.schedule
+        ]
+        self.step = _Captured(self._step) if graphed else self._step
+
+    # --- an epoch ---
+
+    def train_epoch(self, on_batch: Callable[[Progress], None] | None) -> Epoch:
+        """One pass over the training split in a new order, and one over the test split."""
+        self.epoch += 1
+        self.model.train()
+        start = time.perf_counter()
+        with self._randomness(), _repeatable(self.device):
+            losses, correct, used = self._pass(on_batch)
+        seconds = time.perf_counter() - start
+        total = sum(self.sizes)
+        test_loss, test_correct = evaluate(self.model, self.data.test, self.data)
+        if not math.isfinite(test_loss):
+            raise NotFiniteError(
+                f"seed {self.seed}: the test loss is {test_loss} after epoch {self.epoch}; expected a finite loss: "
+                "try a smaller learning rate"
+            )
+        ema_loss, ema_correct = evaluate(self.ema, self.data.test, self.data) if self.ema else (None, None)
+        self._end_epoch(test_loss)
+        rates, momenta = zip(*((float(rate), momentum) for rate, momentum in used), strict=True)
+        return Epoch(
+            seed=self.seed,
+            epoch=self.epoch,
+            steps=len(self.sizes),
+            seconds=seconds,
+            images_per_second=total / seconds,
+            train_loss=_mean(losses, self.sizes),
+            train_correct=int(correct),
+            train_total=total,
+            test_loss=test_loss,
+            test_correct=test_correct,
+            test_total=len(self.data.test),
+            ema_loss=ema_loss,
+            ema_correct=ema_correct,
+            lr_first=rates[0],
+            lr_max=max(rates),
+            lr_last=rates[-1],
+            momentum_first=momenta[0],
+            momentum_min=min(momenta),
+            momentum_last=momenta[-1],
+        )
+
+    def _pass(
+        self, on_batch: Callable[[Progress], None] | None
+    ) -> tuple[list[float], Tensor, list[tuple[float | Tensor, float]]]:
+        """Every batch once: the losses, how many images were right, and the rate and momentum of every step."""
+        images = self.data.train.images
+        order = torch.randperm(len(images), generator=self.shuffle)
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        table = draw(self.recipe.augmentation, sum(self.sizes), shape, self.shuffle)
+        batches = zip(
+            torch.split(order[: sum(self.sizes)].to(self.device), self.sizes),
+            torch.split(table.to(self.device), self.sizes),
+            strict=True,
+        )
+        losses = torch.zeros(len(self.sizes), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        used: list[tuple[float | Tensor, float]] = []
+        told = time.monotonic()
+        for step, (rows, drawn) in enumerate(batches):
+            used.append(_rate_and_momentum(self.optimizers[0]))
+            loss, hits = self.step(rows, drawn)
+            losses[step] = loss
+            correct += hits
+            self._average((self.epoch - 1) * len(self.sizes) + step)
+            if self.recipe.schedule and self.recipe.schedule.name in BY_BATCH:
+                for schedule in self.schedules:
+                    schedule.step()
+            if self.device.type == "cpu" and step % _CHECKED == 0:
+                self._require_finite(losses[: step + 1].tolist())
+            if on_batch and (time.monotonic() - told >= _TOLD or step + 1 == len(self.sizes)):
+                seen = self.sizes[: step + 1]
+                loss_so_far = _mean(losses[: step + 1].tolist(), seen)
+                on_batch(
+                    Progress(self.seed, self.epoch, step + 1, len(self.sizes), sum(seen), loss_so_far, int(correct))
+                )
+                told = time.monotonic()
+        values = losses.tolist()
+        self._require_finite(values)
+        return values, correct, used
+
+    def _step(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """One step on the images of these rows, changed as drawn: mean loss and number of images right."""
+        images, labels = self.data.train.batch(rows)
+        images = normalise(apply(images, self.recipe.augmentation, drawn), self.data)
+        images = images.contiguous(memory_format=torch.channels_last)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            output = self.model(images)
+        output = output.float()
+        loss = cross_entropy(output, labels, label_smoothing=self.recipe.label_smoothing)
+        torch.autograd.backward(loss)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss.detach(), (output.detach().argmax(1) == labels).sum()
+
+    def _average(self, step: int) -> None:
+        """Move the averaged weights towards those after this step, counted from 0 over all epochs."""
+        if self.ema is not None:
+            decay = min(self.recipe.ema, (step + 1) / (step + 10))
+            torch._foreach_lerp_(_averaged(self.ema), self.averaged, 1 - decay)
+
+    def _end_epoch(self, test_loss: float) -> None:
+        if self.recipe.schedule and self.recipe.schedule.name not in BY_BATCH:
+            for schedule in self.schedules:
+                if isinstance(schedule, ReduceLROnPlateau):
+                    schedule.step(test_loss)
+                else:
+                    schedule.step()
+
+    def _require_finite(self, losses: list[float]) -> None:
+        for step, loss in enumerate(losses, 1):
+            if not math.isfinite(loss):
+                raise NotFiniteError(
+                    f"seed {self.seed}: the loss is {loss} in epoch {self.epoch} at step {step} of {len(self.sizes)}; "
+                    "expected a finite loss: try a smaller learning rate"
+                )
+
+    # --- what is kept ---
+
+    def state(self) -> State:
+        """A copy: the run may go on."""
+        assert self.noise is not None  # made with the model
+        return State(
+            seed=self.seed,
+            epoch=self.epoch,
+            threads=torch.get_num_threads(),
+            model=_copied(self.model.state_dict()),
+            ema=_copied(self.ema.state_dict()) if self.ema else None,
+            optimizers=[_copied(optimizer.state_dict()) for optimizer in self.optimizers],
+            schedules=[_copied(schedule.state_dict()) for schedule in self.schedules],
+            shuffle=self.shuffle.get_state(),
+            noise=[one.clone() for one in self.noise],
+        )
+
+    def restore(self, state: State) -> None:
+        """Go on after `state`. Raises RfcalcError when it is not of this network and recipe."""
+        try:
+            self.model.load_state_dict(state.model)
+            if self.ema is not None:
+                self.ema.load_state_dict(state.ema or {})
+            for optimizer, saved in zip(self.optimizers, state.optimizers, strict=True):
+                optimizer.load_state_dict(_copied(saved))
+            for schedule, saved in zip(self.schedules, state.schedules, strict=True):
+                schedule.load_state_dict(_copied(saved))
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise RfcalcError(
+                f"training state of seed {state.seed}: {one_line(error)}; expected one of this design and recipe"
+            ) from error
+        self.seed, self.epoch = state.seed, state.epoch
+        self.shuffle.set_state(state.shuffle)
+        self.noise = [one.clone() for one in state.noise]
+
+    @contextlib.contextmanager
+    def _randomness(self) -> Iterator[None]:
+        """torch's generators as this run left them; afterwards as the caller had them."""
+        sources = [torch] + [getattr(torch, self.device.type)] * (self.device.type != "cpu")
+        outer = [source.get_rng_state() for source in sources]
+        for source, inner in zip(sources, self.noise or [], strict=False):
+            source.set_rng_state(inner)
+        try:
+            yield
+        finally:
+            self.noise = [source.get_rng_state() for source in sources]
+            for source, before in zip(sources, outer, strict=True):
+                source.set_rng_state(before)
+
+
+# --- evaluation ----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, data: DataSet) -> tuple[float, int]:
+    """Mean loss and number of images right, in evaluation mode and float32; `data` says how images are normalised."""
+    was = model.training
+    model.eval()
+    loss, correct = 0.0, 0
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        for rows in torch.split(torch.arange(len(split), device=split.labels.device), _EVALUATED):
+            images, labels = split.batch(rows)
+            output = model(normalise(images, data).contiguous(memory_format=torch.channels_last))
+            loss += float(cross_entropy(output, labels, reduction="sum"))
+            correct += int((output.argmax(1) == labels).sum())
+    model.train(was)
+    return loss / len(split), correct
+
+
+@torch.no_grad()
+def _require_fit(model: nn.Module, data: DataSet) -> None:
+    """Raises ForwardError or InputError unless the network makes [N, classes] of the images."""
+    images, _ = data.test.batch(torch.arange(2, device=data.test.labels.device))
+    model.eval()
+    shape = tuple(images.shape)
+    try:
+        output = model(normalise(images, data))
+    except Exception as error:  # the design's own forward
+        raise ForwardError(f"{data.name}: the design's forward raised {one_line(error)} on images {shape}") from error
+    wanted = (len(images), len(data.classes))
+    if not isinstance(output, Tensor) or output.shape != wanted:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(f"{data.name}: the design's output is {found} for images {shape}; expected {wanted}")
+
+
+# --- small parts ---------------------------------------------------------------------------------------------
+
+
+def _batch_sizes(count: int, size: int) -> list[int]:
+    """How many images each step takes: the last has what is left, unless that is one image, which no norm can take."""
+    sizes = [size] * (count // size)
+    return sizes + [count % size] * (count % size > (size > 1))
+
+
+def _averaged(model: nn.Module) -> list[Tensor]:
+    """Parameters and the statistics of norms; counters are not averaged."""
+    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
+
+
+def _rate_and_momentum(optimizer: Optimizer) -> tuple[float | Tensor, float]:
+    group = optimizer.param_groups[0]
+    rate = group["lr"]
+    # Of a captured step the rate is a tensor that the schedule overwrites; reading it here would wait for the GPU.
+    return rate.clone() if isinstance(rate, Tensor) else rate, group.get("momentum", group.get("betas", (0.0,))[0])
+
+
+def _mean(losses: list[float], sizes: list[int]) -> float:
+    return sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
+
+
+def _copied(value: Any) -> Any:
+    """The value with copies of its tensors on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    return type(value)(map(_copied, value)) if isinstance(value, list | tuple) else value
+
+
+def _keep_memory() -> None:
+    """Tell glibc to keep what is freed: else every large tensor is fetched from the kernel anew, page by page zeroed.
+
+    That is a third to a half of a small network's step. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        trim_threshold, mmap_max = -1, -4  # of malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+@contextlib.contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """cuDNN's repeatable algorithms on a GPU; a CPU's are."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+        yield
+
+
+# --- CUDA graph ----------------------------------------------------------------------------------------------
+
+
+def _only_rate(recipe: Recipe) -> bool:
+    """Whether the schedule changes nothing but learning rates: a captured step would not see another momentum."""
+    return recipe.schedule is None or recipe.schedule.name != "OneCycleLR"
+
+
+class _Captured:
+    """A step recorded as a CUDA graph at the fourth full batch and replayed from then on.
+
+    The three before are plain steps on another stream, as capturing wants them: they count like any other. A last,
+    smaller batch is a plain step. Where capturing fails, all are, and a warning says so.
+    """
+
+    def __init__(self, step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.plain = step
+        self.plain_steps = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: tuple[Tensor, ...] = ()
+        self.outputs: tuple[Tensor, Tensor] | None = None
+        self.failed = False
+
+    def __call__(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.inputs:
+            self.inputs = (rows.clone(), drawn.clone())
+        if self.failed or rows.shape != self.inputs[0].shape:
+            return self.plain(rows, drawn)
+        if self.plain_steps < 3:
+            self.plain_steps += 1
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                outputs = self.plain(rows, drawn)
+            torch.cuda.current_stream().wait_stream(side)
+            return outputs
+        if self.graph is None and not self._capture():
+            return self.plain(rows, drawn)
+        for place, value in zip(self.inputs, (rows, drawn), strict=True):
+            place.copy_(value)
+        assert self.graph is not None
+        assert self.outputs is not None  # made with the graph
+        self.graph.replay()
+        return self.outputs
+
+    def _capture(self) -> bool:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.outputs = self.plain(*self.inputs)
+        except RuntimeError as error:
+            self.failed = True
+            warnings.warn(f"the step cannot be captured as a CUDA graph and runs plainly: {one_line(error)}")
+            return False
+        self.graph = graph
+        return True
