@@ -242,7 +242,7 @@ def test_the_ladders_get_the_verdicts_of_their_true_numbers(rfcalc, tmp_path):
     found = rfcalc("check", str(ROOT / "models"), "--config", str(config), "--format", "json", "--jobs", "2")
     assert found.code == 1
     verdicts = judged(found)
-    assert set(verdicts) == {str(ROOT / known["file"]) for known in LADDERS}
+    assert set(verdicts) == {str(file) for file in (ROOT / "models").rglob("*.py")}
     for known in LADDERS:
         verdict = verdicts[str(ROOT / known["file"])]
         missed = ["max_params"] * (known["params"] > 8_000) + ["min_rf"] * (known["rf_final"] < 28)
