@@ -31,7 +31,7 @@ class Net(nn.Module):
         )
         self.classes = nn.Sequential(
             nn.AvgPool2d(6),  # N 6->1  J 2  R 28
-            nn.Conv2d(14, 10, 1),  # N 1->1  J 2  R 28
+            nn.Conv2d(14, 10, 1, bias=False),  # N 1->1  J 2  R 28
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,156 @@
+"""Seeds in processes of their own give what they give alone, and none that fails is waited for."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from rfcalc.design import load_design
+from rfcalc.errors import NotFiniteError, RfcalcError
+from rfcalc.train import seeds as module
+from rfcalc.train.data import DataSet, Split
+from rfcalc.train.optim import Choice
+from rfcalc.train.recipe import OURS
+from rfcalc.train.seeds import train_seeds
+
+RECIPE = dataclasses.replace(OURS, epochs=2, batch_size=16, augmentation=())
+NET = """
+    import os, sys
+    from torch import nn
+
+    INPUT_SHAPE = (1, 6, 6)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.1), nn.Flatten(),
+                                        nn.Linear(64, 3))
+
+        def forward(self, x):
+            {forward}
+            return self.layers(x)
+"""
+
+
+def design(write_design, forward="pass"):
+    return load_design(write_design(NET.format(forward=forward)))
+
+
+def split(count, seed):
+    source = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (count, 1, 6, 6), generator=source, dtype=torch.uint8)
+    return Split(images, torch.randint(3, (count,), generator=source))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return DataSet("noise", split(64, 1), split(20, 2), ("a", "b", "c"), (0.5,), (0.3,))
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def by_seed(results):
+    found = {}
+    for seed, epoch, state in results:
+        assert seed == epoch.seed == state.seed
+        found.setdefault(seed, []).append((epoch, state))
+    return found
+
+
+def same(one, other):
+    for seed in one:
+        for (a, s), (b, t) in zip(one[seed], other[seed], strict=True):
+            assert (a.train_loss, a.test_loss, a.ema_loss) == (b.train_loss, b.test_loss, b.ema_loss)
+            torch.testing.assert_close(s.model, t.model, atol=0, rtol=0)
+    return one.keys() == other.keys()
+
+
+def test_processes_give_what_one_process_gives(write_design, data):
+    net, told = design(write_design), []
+    alone = by_seed(train_seeds(net, data, RECIPE, seeds=(1, 2, 3), workers=1))
+    beside = by_seed(train_seeds(net, data, RECIPE, seeds=(1, 2, 3), workers=2, on_batch=told.append))
+    assert same(alone, beside)
+    assert {one.seed for one in told} == {1, 2, 3}
+    resumed = by_seed(
+        train_seeds(net, data, RECIPE, seeds=(1, 2), workers=2, states={1: alone[1][0][1], 2: alone[2][1][1]})
+    )
+    # Seed 1 had its first epoch behind it, seed 2 both.
+    assert resumed.keys() == {1}
+    assert resumed[1][0][0].test_loss == alone[1][1][0].test_loss
+
+
+def test_a_seed_that_fails_stops_all(write_design, data):
+    net = design(write_design)
+    bad = dataclasses.replace(RECIPE, optimizer=Choice("SGD", {"lr": 1e38}), rest=None, schedule=None)
+    with pytest.raises(NotFiniteError, match=r"seed [12]: the loss is"):
+        list(train_seeds(net, data, bad, seeds=(1, 2), workers=2))
+
+
+def test_a_design_that_raises_something_else_shows_where(write_design, data):
+    net = design(write_design, "assert not self.training, 'odd'")
+    with pytest.raises(RuntimeError, match=r"seed [12]:\nTraceback(.|\n)*AssertionError: odd"):
+        list(train_seeds(net, data, RECIPE, seeds=(1, 2), workers=2))
+
+
+def test_a_process_that_dies_is_told(write_design, data):
+    net = design(write_design, "self.training and os.kill(os.getpid(), 9)")
+    with pytest.raises(RfcalcError, match=r"seed [12]: its process ended with code -9; was it out of memory\?"):
+        list(train_seeds(net, data, RECIPE, seeds=(1, 2), workers=2))
+
+
+def test_processes_end_when_nobody_listens(write_design, data, monkeypatch):
+    crews, hire = [], module._hire
+
+    def spy(job, crew):
+        hire(job, crew)
+        crews.extend(process for _, process in crew.values())
+
+    monkeypatch.setattr(module, "_hire", spy)
+    results = train_seeds(design(write_design), data, dataclasses.replace(RECIPE, epochs=99), seeds=(1, 2), workers=2)
+    next(results)
+    assert crews[0].is_alive()
+    results.close()
+    assert not any(process.is_alive() for process in crews)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_processes_end_with_a_parent_that_was_killed(write_design, data, monkeypatch):
+    net, told = design(write_design), Path("workers").absolute()
+    child = os.fork()
+    if not child:
+        hire = module._hire
+
+        def spy(job, crew):
+            hire(job, crew)
+            told.write_text(" ".join(str(process.pid) for _, process in crew.values()))
+
+        monkeypatch.setattr(module, "_hire", spy)
+        for _ in train_seeds(net, data, dataclasses.replace(RECIPE, epochs=10**6), seeds=(1, 2), workers=2):
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    workers = [int(pid) for pid in told.read_text().split()]
+    assert len(workers) == 2
+    for pid in workers:
+        assert ended_within(pid, 30)
+
+
+def ended_within(pid, seconds):
+    import time
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        stat = Path(f"/proc/{pid}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
