@@ -40,6 +40,7 @@ _CHECKED = 32
 """Steps between looks for a loss that is not finite. On a GPU a look waits for it, so there is one at the end."""
 _TOLD = 0.1
 """Seconds at least between two calls of `on_batch`."""
+_FINITE = "expected a finite loss: try a smaller learning rate"
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -185,9 +186,9 @@ class _Run:
         with self._randomness():
             torch.manual_seed(seed)
             self.model = build_model().to(self.device).to(memory_format=torch.channels_last)
-        if device == "cpu":
-            quicken(self.model)
-        _require_fit(self.model, data)
+            if device == "cpu":
+                quicken(self.model)
+            _require_fit(self.model, data)
         self.sizes = _batch_sizes(len(data.train), recipe.batch_size)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema else None
         self.averaged = _averaged(self.model)
@@ -207,19 +208,18 @@ class _Run:
         """One pass over the training split in a new order, and one over the test split."""
         self.epoch += 1
         self.model.train()
-        start = time.perf_counter()
+        # A forward that draws in evaluation too, as F.dropout without `training` does, must not draw from elsewhere.
         with self._randomness(), _repeatable(self.device):
+            start = time.perf_counter()
             losses, correct, used = self._pass(on_batch)
-        seconds = time.perf_counter() - start
-        total = sum(self.sizes)
-        test_loss, test_correct = evaluate(self.model, self.data.test, self.data)
-        if not math.isfinite(test_loss):
-            raise NotFiniteError(
-                f"seed {self.seed}: the test loss is {test_loss} after epoch {self.epoch}; expected a finite loss: "
-                "try a smaller learning rate"
-            )
-        ema_loss, ema_correct = evaluate(self.ema, self.data.test, self.data) if self.ema else (None, None)
+            seconds = time.perf_counter() - start
+            test_loss, test_correct = evaluate(self.model, self.data.test, self.data)
+            ema_loss, ema_correct = evaluate(self.ema, self.data.test, self.data) if self.ema else (None, None)
+        for loss in (test_loss, ema_loss):
+            if loss is not None and not math.isfinite(loss):
+                raise NotFiniteError(f"seed {self.seed}: the test loss is {loss} after epoch {self.epoch}; {_FINITE}")
         self._end_epoch(test_loss)
+        total = sum(self.sizes)
         rates, momenta = zip(*((float(rate), momentum) for rate, momentum in used), strict=True)
         return Epoch(
             seed=self.seed,
@@ -317,7 +317,7 @@ class _Run:
             if not math.isfinite(loss):
                 raise NotFiniteError(
                     f"seed {self.seed}: the loss is {loss} in epoch {self.epoch} at step {step} of {len(self.sizes)}; "
-                    "expected a finite loss: try a smaller learning rate"
+                    f"{_FINITE}"
                 )
 
     # --- what is kept ---
@@ -345,6 +345,9 @@ class _Run:
                 self.ema.load_state_dict(state.ema or {})
             for optimizer, saved in zip(self.optimizers, state.optimizers, strict=True):
                 optimizer.load_state_dict(_copied(saved))
+                for group in optimizer.param_groups:
+                    if isinstance(group["lr"], Tensor):
+                        group["lr"] = group["lr"].to(self.device)
             for schedule, saved in zip(self.schedules, state.schedules, strict=True):
                 schedule.load_state_dict(_copied(saved))
         except (RuntimeError, ValueError, KeyError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import cross_entropy, dropout, log_softmax
 
 from rfcalc.design import load_design
 from rfcalc.errors import ForwardError, InputError, NotFiniteError, RecipeError, RfcalcError
@@ -259,10 +259,22 @@ def test_two_runs_side_by_side_do_not_disturb_each_other(data):
     assert same_runs(alone, mixed)
 
 
-def test_the_callers_random_state_is_left(data):
+class AlwaysDrops(Net):
+    """As notebooks often do by mistake: dropout in evaluation too."""
+
+    def forward(self, x):
+        return dropout(super().forward(x), 0.1)
+
+
+@pytest.mark.parametrize("build", [Net, AlwaysDrops])
+def test_the_callers_random_state_is_left_and_does_not_matter(data, build):
+    torch.manual_seed(5)
     before = torch.get_rng_state()
-    run(data, RANDOM)
+    first = run(data, RANDOM, build)
     assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(6)
+    assert same_runs(first, run(data, RANDOM, build))
+    assert same_runs(first[2:], run(data, RANDOM, build, state=first[1][1]))
 
 
 def saved_and_loaded(state):
