@@ -40,6 +40,10 @@ class RecipeError(RfcalcError):
     """A recipe with an unknown key or an impossible value; the message names the key."""
 
 
+class RunError(RfcalcError):
+    """A run folder that cannot be written, is damaged, or is of another design or version; the message names it."""
+
+
 class NotFiniteError(RfcalcError):
     """A training whose loss is no longer a number; the message names the epoch and the step."""
 
