@@ -14,7 +14,7 @@ import typer
 
 from rfcalc.errors import RfcalcError
 
-from . import annotate, check, compare, region, summary, table, verify
+from . import annotate, check, compare, region, report, summary, table, train, verify
 from .shared import complain
 
 # Newer typers carry a click of their own, older ones import it: the class is found through what both export.
@@ -33,6 +33,8 @@ for name, module in (
     ("region", region),
     ("verify", verify),
     ("summary", summary),
+    ("train", train),
+    ("report", report),
 ):
     app.command(name)(module.command)
 

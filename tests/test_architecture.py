@@ -34,7 +34,7 @@ ALLOWED = {
     "history": {"errors", "design"},
     "annotate": REPORT | {"calls", "design", "render"},
     "oracle": REPORT | {"calls"},
-    "render": REPORT | {"render", "gate", "advice", "judge"},
+    "render": REPORT | {"render", "gate", "advice", "judge", "train"},
     "blueprint": {"errors"},
     "design": {"errors", "blueprint"},
     "train": {"errors", "blueprint", "design", "train"},
