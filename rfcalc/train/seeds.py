@@ -10,6 +10,7 @@ import io
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,7 @@ def _hire(job: _Job, crew: dict[Connection, tuple[int, BaseProcess]]) -> None:
 def _work(job: _Job, line: Connection) -> None:
     """In the process of one seed: everything it has to tell goes over the line, None at last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    sys.stdout = sys.stderr  # stdout carries the parent's answer, whatever a design prints
     torch.set_num_threads(job.threads)
     try:
         design = load_design(job.target, job.input_shape)
