@@ -86,12 +86,15 @@ def rates(run: Run) -> Figure:
 
 
 def _path(axes: Axes, values: Sequence[tuple[float, float, float]], turn: str) -> None:
-    ends = [
-        (epoch + at, value) for epoch, (first, _, last) in enumerate(values) for at, value in ((0, first), (1, last))
+    """A line through first and last step of every epoch, and through the extreme between them, put in its middle."""
+    points = [
+        (epoch + at, value)
+        for epoch, (first, middle, last) in enumerate(values)
+        for at, value in ((0, first), (0.5, middle), (1, last))
+        if at != 0.5 or middle not in (first, last)
     ]
-    axes.plot([x for x, _ in ends], [y for _, y in ends], color=_RAW, linewidth=1.2, label="first and last step")
-    turns = [(epoch + 0.5, middle) for epoch, (first, middle, last) in enumerate(values) if middle not in (first, last)]
-    if turns:
+    axes.plot([x for x, _ in points], [y for _, y in points], color=_RAW, linewidth=1.2, label="as used")
+    if turns := [(x, y) for x, y in points if x % 1]:
         axes.plot([x for x, _ in turns], [y for _, y in turns], ".", color=_EMA, label=turn)
 
 

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 import tabulate
 
 from .cells import atom
+from .page import wrapped
 
 if TYPE_CHECKING:
     from rfcalc.train.analysis import Analysis
     from rfcalc.train.loop import Epoch
     from rfcalc.train.record import Config, Run
-    from rfcalc.train.verdict import Judged, Seed, Verdict
+    from rfcalc.train.verdict import Claim, Judged, Seed, Verdict
 
 _NAMES = {"ema": "EMA", "raw": "raw"}
 _WORDS = {True: "verified", False: "not verified"}
+_WIDTH, _NAME, _WORD = 110, 12, 16
 _MOST_SEEDS = 8
 """Named one by one in the verdict; of more only those that do not hold, and no more than so many."""
 
@@ -85,36 +87,40 @@ def verdict_text(verdict: Verdict) -> str:
     first, *others = verdict.judged
     claim = verdict.claim
     lines = [
-        f"{name.upper():<12}{_WORDS[passed]:<14}{text}"
-        for name, passed, text in (
-            ("hold", first.hold, _hold(verdict, first)),
-            ("seeds", first.enough_seeds, _seeds(first)),
-            ("population", first.population, _population(verdict, first)),
-        )
+        ("HOLD", _WORDS[first.hold], _hold(verdict, first)),
+        ("SEEDS", _WORDS[first.enough_seeds], _seeds(first)),
+        ("POPULATION", _WORDS[first.population], _population(verdict, first)),
+        *(("", f"by {_NAMES[judged.weights]} weights", _other(judged)) for judged in others),
     ]
-    lines += [f"{'':<12}{_other(judged)}" for judged in others]
+    indent = " " * (_NAME + _WORD)
+    text = [wrapped(f"{name:<{_NAME}}{word:<{_WORD}}{what}", _WIDTH, indent) for name, word, what in lines]
     decided = f"{claim.require.upper()} decides, by {_NAMES[claim.weights]} weights"
-    return "\n".join([*lines, "", f"{'VERIFIED' if verdict.verified else 'NOT VERIFIED'}: {decided}"])
+    return "\n".join([*text, "", f"{'VERIFIED' if verdict.verified else 'NOT VERIFIED'}: {decided}"])
 
 
 def _hold(verdict: Verdict, judged: Judged) -> str:
     claim = verdict.claim
-    reached = f"{claim.target:g} % in each of the last {claim.last} epochs"
-    found = [f"{judged.holding} of {_count(len(judged.seeds), 'seed')} at {reached}"]
-    told = judged.seeds if len(judged.seeds) <= _MOST_SEEDS else [one for one in judged.seeds if not one.holds]
-    found += [_of_seed(one, verdict) for one in told[:_MOST_SEEDS]]
-    if len(told) > _MOST_SEEDS:
-        found.append(f"and {len(told) - _MOST_SEEDS} more that do not hold")
-    found.append(_within(verdict.params, claim.max_params, "parameter"))
-    found.append(_within(verdict.epochs, claim.max_epochs, "epoch"))
-    return "; ".join(found)
+    found = [
+        f"{judged.holding} of {_count(len(judged.seeds), 'seed')} at {claim.target:g} % or more {_last(claim, 'in')}",
+        _within(verdict.params, claim.max_params, "parameter"),
+        _within(verdict.epochs, claim.max_epochs, "epoch"),
+    ]
+    # Of many seeds only those are named that do not hold.
+    named = judged.seeds if len(judged.seeds) <= _MOST_SEEDS else [one for one in judged.seeds if not one.holds]
+    lows = [_lowest(one, verdict) for one in named[:_MOST_SEEDS]]
+    lows += [f"{len(named) - _MOST_SEEDS} more"] * (len(named) > _MOST_SEEDS)
+    return "; ".join([*found, *([f"lowest: {', '.join(lows)}"] if lows else [])])
 
 
-def _of_seed(seed: Seed, verdict: Verdict) -> str:
+def _lowest(seed: Seed, verdict: Verdict) -> str:
     if not seed.correct:
-        return f"seed {seed.seed} is not through: {seed.epochs} of {verdict.epochs} epochs"
+        return f"seed {seed.seed} is not through ({seed.epochs} of {verdict.epochs} epochs)"
     lowest = min(seed.correct)
-    return f"seed {seed.seed} {percent(lowest, seed.total)} % or more ({lowest:,} of {seed.total:,})"
+    return f"seed {seed.seed} {percent(lowest, seed.total)} % ({lowest:,} of {seed.total:,})"
+
+
+def _last(claim: Claim, after: str) -> str:
+    return f"{after} the last epoch" if claim.last == 1 else f"{after} each of the last {claim.last} epochs"
 
 
 def _within(found: int, most: int, what: str) -> str:
@@ -132,9 +138,9 @@ def _seeds(judged: Judged) -> str:
         return "no seed is through"
     sd = "" if spread.sd is None else f", sd {spread.sd:.3f}"
     return (
-        f"last epoch: mean {spread.mean:.3f} %{sd}, lowest {spread.lowest:.3f} %; "
-        f"{judged.holding} of {len(judged.seeds)} hold: at 95 % confidence {_floored(judged.bound)} % of all seeds or "
-        "more do; expected above 50 %"
+        f"last epoch: mean {spread.mean:.3f} %{sd}, lowest {_floored(spread.lowest / 100)} %; {judged.holding} of "
+        f"{len(judged.seeds)} hold, so at 95 % confidence {_floored(judged.bound)} % of all seeds or more do; "
+        "expected above 50 %"
     )
 
 
@@ -153,7 +159,7 @@ def _other(judged: Judged) -> str:
     lines = {"HOLD": judged.hold, "SEEDS": judged.enough_seeds, "POPULATION": judged.population}
     each = ", ".join(f"{name} {_WORDS[passed]}" for name, passed in lines.items())
     spread = f", mean {judged.spread.mean:.3f} % after the last epoch" if judged.spread else ""
-    return f"by {_NAMES[judged.weights]} weights: {each}; {judged.holding} of {len(judged.seeds)} hold{spread}"
+    return f"{each}; {judged.holding} of {len(judged.seeds)} hold{spread}"
 
 
 def verdict_json(verdict: Verdict, folder: str) -> str:
@@ -183,8 +189,8 @@ def report(run: Run, verdict: Verdict, analysis: Analysis, pictures: Mapping[str
     blocks = [
         f"# {_plain(config.design)}",
         "## Target",
-        f"- {claim.target:g} % of the test images of {_plain(config.data)} right after each of the last {claim.last} "
-        f"epochs\n- at most {claim.max_params:,} parameters\n"
+        f"- {claim.target:g} % of the test images of {_plain(config.data)} right {_last(claim, 'after')}\n"
+        f"- at most {claim.max_params:,} parameters\n"
         f"- at most {_count(claim.max_epochs, 'epoch')}",
         "## Results",
         f"- {_count(verdict.params, 'parameter')}\n- {_count(verdict.epochs, 'epoch')}, recipe `{config.recipe.name}`\n"
@@ -284,7 +290,7 @@ def _direction(analysis: Analysis) -> str:
     meant = {
         "improving": "it still improves",
         "falling": "it falls",
-        "flat": "flat within its error, so more epochs at the end of this schedule are not shown to help",
+        "flat": "within its error it may as well be flat, so that more epochs would help is not shown",
     }
     ended = f"the learning rate ended at {analysis.epoch.lr_last:.2g}"
     return f"{found}: {meant[trend.direction]}; {ended}."
@@ -296,8 +302,8 @@ def _mistakes(run: Run, analysis: Analysis) -> list[str]:
     wrong = total - analysis.correct
     found = [f"{_count(wrong, 'test image')} of {total:,} wrong."]
     if wrong:
-        pairs = ", ".join(f"{classes[p.true]} taken for {classes[p.predicted]} {p.count}x" for p in analysis.pairs(5))
-        found[0] = f"{_count(wrong, 'test image')} of {total:,} wrong; most often {pairs}."
+        pairs = ", ".join(f"{classes[p.true]} for {classes[p.predicted]} ({p.count:,})" for p in analysis.pairs(5))
+        found[0] = f"{_count(wrong, 'test image')} of {total:,} wrong; most often taken {pairs}."
     recorded = analysis.epoch.ema_correct if analysis.weights == "ema" else analysis.epoch.test_correct
     if recorded != analysis.correct:
         found.append(
