@@ -1,6 +1,11 @@
-"""Epochs made by hand, for tests of what is told and judged of them."""
+"""Epochs and runs made by hand, for tests of what is told and judged of them."""
+
+from pathlib import Path
 
 from rfcalc.train.loop import Epoch
+from rfcalc.train.recipe import OURS
+from rfcalc.train.record import Config, Run
+from rfcalc.train.verdict import Claim
 
 
 def epoch(number=1, *, seed=1, raw=9940, ema=9950, total=10_000, **others):
@@ -20,3 +25,19 @@ def trained(ema, raw=None, *, seed=1, total=10_000):
     """A run's epochs from what each had right; without `raw` the raw weights had 10 less."""
     raw = [count - 10 for count in ema] if raw is None else raw
     return [epoch(i, seed=seed, raw=r, ema=e, total=total) for i, (e, r) in enumerate(zip(ema, raw, strict=True), 1)]
+
+
+def run_of(epochs, **others):
+    """A run of these epochs by seed, as if read from a folder."""
+    values = {
+        "design": "models/step8.py:Net", "target": "/home/me/models/step8.py:Net", "source": "5" * 64,
+        "input_shape": (1, 28, 28), "params": 6720, "data": "mnist", "data_dir": None, "data_sha256": "d" * 64,
+        "mean": (0.1307,), "std": (0.3081,), "classes": tuple("0123456789"), "recipe": OURS, "seeds": tuple(epochs),
+        "device": "cpu", "amp": False, "claim": Claim(), "created": "2026-11-21T07:05:14+00:00", "version": "0.1.0",
+        "environment": {
+            "python": "3.11.7", "torch": "2.15.0", "platform": "Linux", "processor": "x86_64", "cores": 2, "threads": 1,
+        },
+    }  # fmt: skip
+    return Run(
+        Path("runs/models-step8-Net/now"), Config(**{**values, **others}), {s: tuple(e) for s, e in epochs.items()}
+    )

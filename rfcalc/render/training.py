@@ -88,14 +88,25 @@ def verdict_text(verdict: Verdict) -> str:
     claim = verdict.claim
     lines = [
         ("HOLD", _WORDS[first.hold], _hold(verdict, first)),
-        ("SEEDS", _WORDS[first.enough_seeds], _seeds(first)),
-        ("POPULATION", _WORDS[first.population], _population(verdict, first)),
+        ("SEEDS", _WORDS[first.enough_seeds], _seeds(first) + _but(verdict, first)),
+        ("POPULATION", _WORDS[first.population], _population(verdict, first) + _but(verdict, first)),
         *(("", f"by {_NAMES[judged.weights]} weights", _other(judged)) for judged in others),
     ]
-    indent = " " * (_NAME + _WORD)
-    text = [wrapped(f"{name:<{_NAME}}{word:<{_WORD}}{what}", _WIDTH, indent) for name, word, what in lines]
+    text = [_fitted(f"{name:<{_NAME}}{word:<{_WORD}}{what}") for name, word, what in lines]
     decided = f"{claim.require.upper()} decides, by {_NAMES[claim.weights]} weights"
     return "\n".join([*text, "", f"{'VERIFIED' if verdict.verified else 'NOT VERIFIED'}: {decided}"])
+
+
+def _fitted(line: str) -> str:
+    """In lines of the page's width, the % never parted from its number."""
+    return wrapped(line.replace(" %", "\u00a0%"), _WIDTH, " " * (_NAME + _WORD)).replace("\u00a0%", " %")
+
+
+def _but(verdict: Verdict, judged: Judged) -> str:
+    """Why a line whose own figures are fine does not pass all the same."""
+    if not verdict.within_budget:
+        return "; but more parameters or epochs than claimed"
+    return "" if all(seed.correct for seed in judged.seeds) else "; but not every seed is through"
 
 
 def _hold(verdict: Verdict, judged: Judged) -> str:
@@ -194,7 +205,7 @@ def report(run: Run, verdict: Verdict, analysis: Analysis, pictures: Mapping[str
         f"- at most {_count(claim.max_epochs, 'epoch')}",
         "## Results",
         f"- {_count(verdict.params, 'parameter')}\n- {_count(verdict.epochs, 'epoch')}, recipe `{config.recipe.name}`\n"
-        + _training_result(analysis),
+        + _training_result(config, analysis),
         _last_epochs(run, verdict),
         f"```\n{verdict_text(verdict)}\n```",
         "## Analysis",
@@ -208,12 +219,10 @@ def report(run: Run, verdict: Verdict, analysis: Analysis, pictures: Mapping[str
     return "\n\n".join(blocks)
 
 
-def _training_result(analysis: Analysis) -> str:
-    epoch = analysis.epoch
-    return (
-        f"- Training accuracy in the last epoch {percent(epoch.train_correct, epoch.train_total)} % under augmentation "
-        f"(seed {analysis.seed})"
-    )
+def _training_result(config: Config, analysis: Analysis) -> str:
+    epoch, how = analysis.epoch, " as augmented" if config.recipe.augmentation else ""
+    share = percent(epoch.train_correct, epoch.train_total)
+    return f"- Training accuracy{how} in the last epoch of seed {analysis.seed}: {share} %"
 
 
 def _last_epochs(run: Run, verdict: Verdict) -> str:
