@@ -203,7 +203,7 @@ def _started(
     target: str, input_shape: str | None, given: _Given, data_dir: Path | None, out: Path
 ) -> tuple[Recorder, Design, DataSet]:
     from rfcalc.train.data import load as load_data
-    from rfcalc.train.loop import pick_device
+    from rfcalc.train.loop import pick_device, require_fit
     from rfcalc.train.record import create, describe
 
     device = pick_device(given.device or "auto")
@@ -212,6 +212,7 @@ def _started(
     claim = _claim(recipe, given)
     with own_stdout():
         data = load_data(given.dataset or "mnist", data_dir=data_dir, input_shape=_image_shape(design))
+        require_fit(design.build_real(), recipe.fitted(data))
     first = given.seed
     if first is None:
         first = int((design.recipe or {}).get("seed", 1)) if given.recipe == "reference" else 1
@@ -262,8 +263,6 @@ def _claim(recipe: Recipe, given: _Given) -> Claim:
 
 def _image_shape(design: Design) -> tuple[int, int, int]:
     shape = design.input_shape
-    if shape is None:
-        raise InputError(f"{design.name}: no input shape; expected INPUT_SHAPE in the file, or --input 1x28x28")
     if not isinstance(shape, tuple) or len(shape) != 3 or not all(isinstance(length, int) for length in shape):
         raise InputError(f"{design.name}: the input shape is {shape}; expected that of one image, as in (1, 28, 28)")
     channels, height, width = shape

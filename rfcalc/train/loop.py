@@ -188,7 +188,7 @@ class _Run:
             self.model = build_model().to(self.device).to(memory_format=torch.channels_last)
             if device == "cpu":
                 quicken(self.model)
-            _require_fit(self.model, data)
+            require_fit(self.model, data)
         self.sizes = _batch_sizes(len(data.train), recipe.batch_size)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema else None
         self.averaged = _averaged(self.model)
@@ -393,7 +393,7 @@ def evaluate(model: nn.Module, split: Split, data: DataSet) -> tuple[float, int]
 
 
 @torch.no_grad()
-def _require_fit(model: nn.Module, data: DataSet) -> None:
+def require_fit(model: nn.Module, data: DataSet) -> None:
     """Raises ForwardError or InputError unless the network makes [N, classes] of the images."""
     images, _ = data.test.batch(torch.arange(2, device=data.test.labels.device))
     model.eval()
