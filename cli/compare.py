@@ -11,12 +11,27 @@ import typer
 
 from rfcalc.errors import DesignError, NoDesignError
 
-from .shared import FILE, Debug, Input, Layout, Level, analyzed, emit, import_torch, load_with, screen, write_file
+from .shared import (
+    FILE,
+    Debug,
+    Input,
+    Layout,
+    Level,
+    analyzed,
+    emit,
+    import_torch,
+    load_with,
+    own_stdout,
+    screen,
+    write_file,
+)
 from .table import complete_format
 
 if TYPE_CHECKING:
+    from rfcalc.design import Design
     from rfcalc.judge import Verdict
     from rfcalc.report import Report
+    from rfcalc.train.record import Run
 
 
 def _complete_sort(incomplete: str) -> list[str]:
@@ -61,6 +76,10 @@ def command(
             "--config", metavar="FILE", show_default=False, help="Settings, in place of the nearest pyproject.toml."
         ),
     ] = None,
+    runs: Annotated[
+        Path,
+        typer.Option("--runs", metavar="DIR", help="Run folders of rfcalc train: of each design the latest counts."),
+    ] = Path("runs"),
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", show_default=False, help="Write there instead of stdout.")
     ] = None,
@@ -82,11 +101,19 @@ def command(
     checked_format(fmt)
     if sort is not None:
         checked_sort(sort)
-    designs = list(_compared(targets, {"input": input_shape, "layout": layout}, config, level))
-    if not designs:
+    found = list(_compared(targets, {"input": input_shape, "layout": layout}, config, level, runs))
+    if not found:
         raise DesignError(f"{', '.join(targets)}: no file here defines a design; name one that does")
     page = screen(sys.stdout) if output is None else FILE
-    text = comparison(designs, fmt=fmt, sort=sort, width=page.width, color=page.color, ascii_only=page.ascii_only)
+    text = comparison(
+        [(verdict, report) for verdict, report, _ in found],
+        trained={verdict.design: (run, run.verdict()) for verdict, _, run in found if run is not None},
+        fmt=fmt,
+        sort=sort,
+        width=page.width,
+        color=page.color,
+        ascii_only=page.ascii_only,
+    )
     if output is None:
         emit(text)
     else:
@@ -95,9 +122,9 @@ def command(
 
 
 def _compared(
-    targets: list[str], flags: dict[str, object], config: Path | None, level: int
-) -> Iterator[tuple[Verdict, Report]]:
-    """Verdict and report of every design, in order; files found by a search that define none are passed over."""
+    targets: list[str], flags: dict[str, object], config: Path | None, level: int, runs: Path
+) -> Iterator[tuple[Verdict, Report, Run | None]]:
+    """Verdict, report and latest run of every design, in order; files of a search that define none are passed over."""
     from rfcalc.config import settings_for
     from rfcalc.find import find_targets
 
@@ -126,4 +153,14 @@ def _compared(
             figures=figures(report),
             violations=violations,
         )
-        yield verdict, report
+        yield verdict, report, _run(design, runs)
+
+
+def _run(design: Design, runs: Path) -> Run | None:
+    """The design's latest finished run, if there is one."""
+    if not runs.is_dir():
+        return None
+    from rfcalc.train.record import fingerprint, latest
+
+    with own_stdout():
+        return latest(fingerprint(design), runs)

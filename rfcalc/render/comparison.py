@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,10 +20,15 @@ from rfcalc.errors import RfcalcError
 from .cells import HEADINGS, atom, cell, changes, collapsed, figure_texts, nearest
 from .page import BOLD, DIM, GREEN, RED, YELLOW, Page, ascii_format, colored, fitted, styled, wrapped
 from .table import DEFAULT_FORMAT, checked_format, selected
+from .training import held, verdict_values
 
 if TYPE_CHECKING:
     from rfcalc.judge import Verdict
     from rfcalc.report import LayerRow, Report
+    from rfcalc.train.record import Run
+    from rfcalc.train.verdict import Verdict as TrainVerdict
+
+    Trained = Mapping[str, tuple[Run, TrainVerdict]]
 
 SCHEMA = "rfcalc.comparison/1"
 Compared = tuple["Verdict", "Report"]
@@ -37,6 +42,7 @@ _CONVENTIONS = (
     "RF receptive field at the output, spatial RF at the last spatial map, in input pixels; "
     "activations: peak, batch 1; depth: layers that multiply"
 )
+_TRAINED = "; trained: on what, the lowest of the last epochs of the latest run, and how many seeds held its target"
 
 
 def sort_keys() -> list[str]:
@@ -56,6 +62,7 @@ def checked_sort(key: str) -> str:
 def comparison(
     designs: Sequence[Compared],
     *,
+    trained: Trained | None = None,
     fmt: str = DEFAULT_FORMAT,
     sort: str | None = None,
     width: int | None = 100,
@@ -66,6 +73,7 @@ def comparison(
 
     Args:
         designs: verdict and report of each; the verdicts have figures.
+        trained: the run of a design and its verdict, by the design's name, for those that were trained.
         fmt: csv (without the layers), json, or any format of tabulate.
         sort: one of `sort_keys()`, smallest first; by default the designs stay in their order.
         width, color, ascii_only: as for `table`.
@@ -74,16 +82,17 @@ def comparison(
         RfcalcError: an unknown format or sort key.
     """
     checked_format(fmt)
+    trained = trained or {}
     ordered = list(designs) if sort is None else sorted(designs, key=_by(checked_sort(sort)))
     if fmt == "json":
-        return json.dumps(_json(ordered, designs), indent=1)
+        return json.dumps(_json(ordered, designs, trained), indent=1)
     if fmt == "csv":
-        return _csv(ordered)
+        return _csv(ordered, trained)
     page = Page(ascii_format(fmt) if ascii_only else fmt, width, color, ascii_only)
-    blocks = [_designs(ordered, page)]
+    blocks = [_designs(ordered, trained, page)]
     if len(designs) == 2:
         blocks.append(_difference(designs[0], designs[1], page))
-    blocks.append(styled(wrapped(_CONVENTIONS, width), DIM, color))
+    blocks.append(styled(wrapped(_CONVENTIONS + _TRAINED * bool(trained), width), DIM, color))
     text = "\n\n".join(blocks)
     return text.encode("ascii", "replace").decode() if ascii_only else text
 
@@ -95,8 +104,8 @@ def _by(key: str) -> Callable[[Compared], Any]:
 # --- designs -------------------------------------------------------------------------------------------------
 
 
-def _designs(designs: Sequence[Compared], page: Page) -> str:
-    lines = [_line(*compared) for compared in designs]
+def _designs(designs: Sequence[Compared], trained: Trained, page: Page) -> str:
+    lines = [_line(*compared, trained) for compared in designs]
     headings = list(lines[0])
     if len({line["input"] for line in lines}) == 1:
         headings.remove("input")
@@ -104,11 +113,22 @@ def _designs(designs: Sequence[Compared], page: Page) -> str:
     return colored(body, [""] * len(lines)) if page.color and page.fmt == "simple" else body
 
 
-def _line(verdict: Verdict, report: Report) -> dict[str, str]:
+def _line(verdict: Verdict, report: Report, trained: Trained) -> dict[str, str]:
     assert verdict.figures is not None
     shapes = ", ".join(map(_shape, report.input_shapes))
     judged = "PASS" if verdict.outcome == "pass" else f"FAIL {', '.join(_missed(verdict))}"
-    return {"design": atom(verdict.design), "input": shapes, **figure_texts(verdict.figures), "verdict": judged}
+    line = {"design": atom(verdict.design), "input": shapes, **figure_texts(verdict.figures)}
+    return {**line, **_accuracy(verdict, trained), "verdict": judged}
+
+
+def _accuracy(verdict: Verdict, trained: Trained) -> dict[str, str]:
+    """`mnist 99.53 % 3/3`, empty for a design that was not trained; no cell where none was."""
+    if not trained:
+        return {}
+    if verdict.design not in trained:
+        return {"trained": ""}
+    run, found = trained[verdict.design]
+    return {"trained": f"{atom(run.config.data)} {held(found)}"}
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -119,15 +139,16 @@ def _missed(verdict: Verdict) -> list[str]:
     return [violation.limit.replace("_", "-") for violation in verdict.violations]
 
 
-def _csv(designs: Sequence[Compared]) -> str:
+def _csv(designs: Sequence[Compared], trained: Trained) -> str:
     """Field names as the heading, as in JSON."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*sort_keys(), "outcome", "missed"])
+    writer.writerow([*sort_keys(), "outcome", "missed", *["trained"] * bool(trained)])
     for verdict, _ in designs:
         values = [getattr(verdict.figures, key) for key in sort_keys()[1:]]
         figures = [collapsed(value) if isinstance(value, tuple) else value for value in values]
-        writer.writerow([verdict.design, *figures, verdict.outcome, " ".join(_missed(verdict))])
+        accuracy = _accuracy(verdict, trained).values()
+        writer.writerow([verdict.design, *figures, verdict.outcome, " ".join(_missed(verdict)), *accuracy])
     return stream.getvalue().removesuffix("\n")
 
 
@@ -241,7 +262,7 @@ def _changed(pair: Pair, field: str, before: Report, after: Report) -> str:
 # --- json ----------------------------------------------------------------------------------------------------
 
 
-def _json(ordered: Sequence[Compared], given: Sequence[Compared]) -> dict[str, Any]:
+def _json(ordered: Sequence[Compared], given: Sequence[Compared], trained: Trained) -> dict[str, Any]:
     difference = None
     if len(given) == 2:
         before, after = (report for _, report in given)
@@ -262,11 +283,17 @@ def _json(ordered: Sequence[Compared], given: Sequence[Compared]) -> dict[str, A
                 "figures": dataclasses.asdict(verdict.figures) if verdict.figures else None,
                 "outcome": verdict.outcome,
                 "missed": [violation.limit for violation in verdict.violations],
+                "trained": _training(*trained[verdict.design]) if verdict.design in trained else None,
             }
             for verdict, report in ordered
         ],
         "difference": difference,
     }
+
+
+def _training(run: Run, verdict: TrainVerdict) -> dict[str, Any]:
+    config = run.config
+    return {"run": str(run.folder), "data": config.data, "recipe": config.recipe.name, **verdict_values(verdict)}
 
 
 def _row(report: Report, row: LayerRow | None) -> Any:

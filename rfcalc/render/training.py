@@ -173,22 +173,34 @@ def _other(judged: Judged) -> str:
     return f"{each}; {judged.holding} of {len(judged.seeds)} hold{spread}"
 
 
+def held(verdict: Verdict) -> str:
+    """`99.53 % 3/3`: the lowest of the last epochs of all seeds by the weights that decide, and how many seeds hold."""
+    judged = verdict.judged[0]
+    through = [seed for seed in judged.seeds if seed.correct]
+    if not through:
+        return ""
+    lowest = min(through, key=lambda seed: min(seed.correct) / seed.total)
+    return f"{percent(min(lowest.correct), lowest.total)} % {judged.holding}/{len(judged.seeds)}"
+
+
 def verdict_json(verdict: Verdict, folder: str) -> str:
     """One line of JSON."""
+    return json.dumps({"event": "verdict", "run": folder, **verdict_values(verdict)})
+
+
+def verdict_values(verdict: Verdict) -> dict[str, Any]:
+    """Plain values for JSON."""
     judged = [
         {**dataclasses.asdict(one), "verified": {name: one.passes(name) for name in ("hold", "seeds", "population")}}
         for one in verdict.judged
     ]
-    values = {
-        "event": "verdict",
+    return {
         "verified": verdict.verified,
-        "run": folder,
         "params": verdict.params,
         "epochs": verdict.epochs,
         "claim": dataclasses.asdict(verdict.claim),
         "judged": judged,
     }
-    return json.dumps(values)
 
 
 # --- report.md -----------------------------------------------------------------------------------------------

@@ -141,3 +141,20 @@ def test_bad_input_is_one_line_and_exit_code_2(rfcalc, nets, write_design, tmp_p
     assert says in found.err.splitlines()[-1]
     assert sum(line.startswith("rfcalc: ") for line in found.err.splitlines()) == 1
     assert "Traceback" not in found.err
+
+
+def test_the_latest_run_of_a_design_is_shown(rfcalc, write_design):
+    small = write_design(NET.replace("1, 12, 12", "1, 8, 8").replace("self.first(x))", "self.first(x)).mean((2, 3))")
+                         .replace("width, 2, 3", "width, 10, 3"))  # fmt: skip
+    write_design(NET, "other.py")
+    options = ("--dataset", "digits", "--epochs", "1", "--last", "1", "--quiet")
+    for target, code in (("99", 1), ("1", 0)):
+        assert rfcalc("train", small, *options, "--target", target).code == code
+    assert "trained" not in rfcalc("compare", small, "--runs", "elsewhere").out
+    found = designs(rfcalc("compare", ".", "--format", "json"))
+    assert found["other.py:Net"]["trained"] is None
+    told = found["net.py:Net"]["trained"]
+    assert (told["data"], told["claim"]["target"], told["verified"]) == ("digits", 1.0, True)
+    assert " digits " in rfcalc("compare", ".").out
+    write_design(NET)  # another design now
+    assert designs(rfcalc("compare", small, "--format", "json"))["net.py:Net"]["trained"] is None

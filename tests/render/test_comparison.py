@@ -7,6 +7,7 @@ import random
 from fractions import Fraction
 
 import pytest
+from epochs import run_of, trained
 from reports import report, row, window
 
 from rfcalc.errors import RfcalcError
@@ -166,3 +167,28 @@ def test_very_long_networks_without_a_common_layer_are_not_paired():
     before, after = ([row(f"{side}{i}", "Conv2d") for i in range(1001)] for side in "ab")
     pairs = paired(before, after)
     assert [pair.change for pair in pairs] == ["removed"] * 1001 + ["added"] * 1001
+
+
+# --- trained -------------------------------------------------------------------------------------------------
+
+
+def test_what_was_trained_has_a_column():
+    run = run_of({1: trained([9000] * 10 + [9953] * 5), 2: trained([9000] * 10 + [9939] * 5, seed=2)})
+    known = {"models/old.py:Net": (run, run.verdict())}
+    lines = comparison([OLD, NEW], trained=known).splitlines()
+    assert lines[0].split()[-2:] == ["trained", "verdict"]
+    assert " mnist 99.39 % 1/2  PASS" in lines[2]
+    assert "%" not in lines[3]
+    assert "how many seeds held its target" in " ".join(comparison([OLD, NEW], trained=known).split())
+    assert "trained" not in comparison([OLD, NEW])
+
+    rows = list(csv.DictReader(io.StringIO(comparison([OLD, NEW], trained=known, fmt="csv"))))
+    assert [row["trained"] for row in rows] == ["mnist 99.39 % 1/2", ""]
+    old, new = json.loads(comparison([OLD, NEW], trained=known, fmt="json"))["designs"]
+    assert (old["trained"]["run"], old["trained"]["recipe"], old["trained"]["verified"]) == (
+        "runs/models-step8-Net/now",
+        "ours",
+        False,
+    )
+    assert old["trained"]["judged"][0]["holding"] == 1
+    assert new["trained"] is None
