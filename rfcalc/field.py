@@ -74,6 +74,16 @@ class AxisField:
     ) -> None:
         self.parts, self.jump, self.aligned, self.mixed, self.before = parts, jump, aligned, mixed, before
 
+    def since(self, known: Callable[[AxisField], bool]) -> list[AxisField]:
+        """Itself and what it continues, oldest first, as far back as to the first that is known (left out).
+
+        A dense block may be longer than Python recurses.
+        """
+        links = [self]
+        while (before := links[-1].before) is not None and not known(before):
+            links.append(before)
+        return links[::-1]
+
     def with_parts(self, parts: Sequence[Part], jump: Fraction | None = None) -> AxisField:
         return _axis_field(parts, self.jump if jump is None else jump, self.aligned, self.mixed)
 
@@ -716,7 +726,8 @@ def _axes_agree(a: AxisField, b: AxisField) -> bool:
                     continue
                 line, other = line_of(p.bounds), line_of(q.bounds)
                 if line is not None and other is not None:
-                    if line.step != other.step or line.low + line.high != other.low + other.high:
+                    steps_differ = line.step != other.step and p.bounds.shape[1] > 1  # one position takes no step
+                    if steps_differ or line.low + line.high != other.low + other.high:
                         return False
                     continue
                 key = ("centres", id(p.bounds), id(q.bounds))
@@ -801,7 +812,7 @@ def beside_axes(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> Ax
     if plain and len(parts) > 1:
         out = AxisField(tuple(parts), lead.jump, aligned, mixed or not all(p.local for p in parts))
         if len(beside) == len(axes):
-            _memo[key] = (out, lead, total, axes)
+            _memo[key] = (out, lead, tuple(sizes), axes)
         return out
     return _axis_field(parts, lead.jump, aligned, mixed)
 
@@ -812,16 +823,17 @@ def _one_more(
     """A dense block concatenates what it concatenated before, and one operand more: only that one is new."""
     last = axes[-1]
     known = _memo.get(key[:-1]) if len(axes) > 2 else None
-    if known is None or len(last.parts) != 1:
+    # One field may belong to tensors of several widths.
+    if known is None or len(last.parts) != 1 or known[2] != tuple(sizes[:-1]):
         return None
-    before, lead, start, _ = known
-    p, n = last.parts[0], sizes[-1]
+    before, lead, earlier, _ = known
+    p, n, start = last.parts[0], sizes[-1], sum(earlier)
     if p.span is not None or dim in p.dims or not n or last.varies() != lead.varies():
         return None
     parts = (*before.parts, Part(p.bounds, p.dims, p.local, Span(dim, start, start + n)))
     aligned = before.aligned and last.aligned and _axes_agree(lead, last)
     out = AxisField(parts, lead.jump, aligned, before.mixed or last.mixed or not p.local, before)
-    _memo[key] = (out, lead, start + n, axes)
+    _memo[key] = (out, lead, (*earlier, n), axes)
     return out
 
 
@@ -871,18 +883,20 @@ def _reduce_axis(a: AxisField, gone: frozenset[int]) -> AxisField:
 
 def _reduce_beside(a: AxisField, gone: frozenset[int]) -> AxisField:
     """Hull over the dim along which many operands of a concatenation lie."""
-    key = ("beside", id(a), gone)
-    hit = _memo.get(key)
-    if hit is None:
-        hit = _memo[key] = (_reduced(a, gone), a)
-    result: AxisField = hit[0]
+    key = ("reduced", id(a), gone)
+    if key not in _memo:
+        # What lies along them is reduced part by part, without those before.
+        apart = gone.isdisjoint(a.parts[-1].dims)
+        for link in a.since(lambda before: ("reduced", id(before), gone) in _memo) if apart else [a]:
+            _memo["reduced", id(link), gone] = (_reduced(link, gone), link)
+    result: AxisField = _memo[key][0]
     return result
 
 
 def _reduced(a: AxisField, gone: frozenset[int]) -> AxisField:
     last = a.parts[-1]
     if a.before is not None and gone.isdisjoint(last.dims):
-        rest = _reduce_beside(a.before, gone).parts
+        rest = _reduce_beside(a.before, gone).parts  # known by now
         if len(rest) == 1 and _alike(rest[0], last):
             hull = _minimum(rest[0].bounds, last.bounds)
             return AxisField((Part(hull, last.dims, last.local),), a.jump, a.aligned, a.mixed)

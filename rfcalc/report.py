@@ -551,17 +551,15 @@ class _Reader:
 
     def facts_beside(self, a: AxisField) -> _Facts:
         """Of operands that lie side by side: a dense block asks again and again, with one more each time."""
-        hit = self.known_beside.get(id(a))
-        if hit is None:
-            apart = (
-                [self.facts(p) for p in a.parts]
-                if a.before is None
-                else [self.facts_beside(a.before), self.facts(a.parts[-1])]
-            )
-            sizes, least, lows, highs, even = zip(*apart, strict=True)
-            found = _Facts(max(sizes), min(least), min(lows), max(highs), all(even))
-            hit = self.known_beside[id(a)] = (found, a)
-        return hit[0]
+        known = self.known_beside
+        if id(a) not in known:
+            for link in a.since(lambda before: id(before) in known):
+                before = link.before
+                new = [self.facts(p) for p in (link.parts if before is None else link.parts[-1:])]
+                apart = new if before is None else [known[id(before)][0], *new]
+                sizes, least, lows, highs, even = zip(*apart, strict=True)
+                known[id(link)] = (_Facts(max(sizes), min(least), min(lows), max(highs), all(even)), link)
+        return known[id(a)][0]
 
     def sizes(self, parts: Sequence[Part], shape: Shape) -> tuple[int, int]:
         """Largest and smallest unclipped size over all positions that see anything."""
@@ -639,12 +637,14 @@ class _Reader:
         if len(a.parts) == 1:
             p = a.parts[0]
             return frozenset(p.dims) if p.local else _NO_DIMS
-        hit = self.known_along.get(id(a))
-        if hit is None:
-            apart = a.parts if a.before is None else a.parts[-1:]
-            dims = frozenset([d for p in apart if p.local for d in p.dims])
-            hit = self.known_along[id(a)] = (dims if a.before is None else dims | self.along(a.before), a)
-        return hit[0]
+        known = self.known_along
+        if id(a) not in known:
+            for link in a.since(lambda before: id(before) in known):
+                before = link.before
+                new = link.parts if before is None else link.parts[-1:]
+                dims = frozenset([d for p in new if p.local for d in p.dims])
+                known[id(link)] = (dims if before is None else dims | known[id(before)][0], link)
+        return known[id(a)][0]
 
     def channels(self, shape: Shape, grid: tuple[int, ...]) -> int | None:
         if len(shape) < 2:

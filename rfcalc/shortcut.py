@@ -20,7 +20,7 @@ from .field import Field, Shape, join, mix, reduce, window_length
 from .rules import RULES, Call, Value
 from .rules.window import conv_window
 from .rules.work import WORK
-from .trace import Layer, Run, Shortcuts, Traced, write
+from .trace import PLAIN, Layer, Run, Shortcuts, Traced, write
 
 Shortcut = Callable[..., Any]
 _META = torch.device("meta")
@@ -187,7 +187,7 @@ def conv(
     groups: int = 1,
 ) -> Any:  # fmt: skip
     """A batched convolution whose shapes fit; anything else is torch's to refuse."""
-    if type(x) is not Tensor:
+    if type(x) is not Tensor or type(weight) not in PLAIN:
         return NotImplemented
     v = run.value(x)
     shape = weight.shape
@@ -195,7 +195,10 @@ def conv(
         return NotImplemented
     if id(weight) not in run.params and run.value(weight).field is not None:
         return NotImplemented
-    shape, padding = tuple(shape), tuple(padding) if isinstance(padding, list) else padding
+    if bias is not None and (bias.dtype is not x.dtype or bias.shape != shape[:1]):
+        return NotImplemented
+    stride, padding, dilation = _hashable(stride), _hashable(padding), _hashable(dilation)
+    shape = tuple(shape)
     name, out_shape, macs = _conv_shape(v.shape, shape, stride, padding, dilation, groups)
     if out_shape is None:
         return NotImplemented
@@ -205,14 +208,18 @@ def conv(
     return _out(run, op, x, v, call, field)  # type: ignore[arg-type]
 
 
+def _hashable(sizes: Any) -> Any:
+    return tuple(sizes) if type(sizes) is list else sizes
+
+
 @lru_cache(maxsize=4096)
 def _conv_shape(
     x: Shape, weight: Shape, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> tuple[str, Shape | None, int]:  # fmt: skip
-    """The op's name, the shape of its output, its work. Raises ValueError where x does not fit."""
+    """The op's name, the shape of its output, its work. Raises RuntimeError where x does not fit."""
     name = f"conv{len(weight) - 2}d"
     if x[1] != weight[1] * groups:
-        raise ValueError(f"expected {weight[1] * groups} input channels, found {x[1]} (input {_times(x[1:])})")
+        raise RuntimeError(f"expected {weight[1] * groups} input channels, found {x[1]} (input {_times(x[1:])})")
     if weight[0] % groups:
         return name, None, 0
     w = conv_window(weight, stride, padding, dilation, groups)
@@ -221,7 +228,7 @@ def _conv_shape(
         sizes.append(window_length(n, k, s, b, a, d))
         if n + a + b < d * (k - 1) + 1:
             wide = _times([d * (k - 1) + 1 for k, d in zip(w.kernel, w.dilation, strict=True)])
-            raise ValueError(f"a window of {wide} does not fit the input of {_times(x[2:])} with its padding")
+            raise RuntimeError(f"a window of {wide} does not fit the input of {_times(x[2:])} with its padding")
     out = (x[0], weight[0], *sizes)
     return name, out, WORK[name](out, Value(x), Value(weight))
 
@@ -275,7 +282,7 @@ def _pooled(
     spans = zip(v.shape[2:], k, s, p, d, strict=True)
     sizes = [window_length(size, a, b, c, c, e, ceil) for size, a, b, c, e in spans]
     if min(sizes) < 1:
-        raise ValueError(f"a window of {_times(k)} does not fit the input of {_times(v.shape[2:])} with its padding")
+        raise RuntimeError(f"a window of {_times(k)} does not fit the input of {_times(v.shape[2:])} with its padding")
     call = Call(name, ((*v.shape[:2], *sizes),))
     return _out(run, op, x, v, call, RULES[name](call, v, *args))  # type: ignore[arg-type]
 
@@ -304,7 +311,10 @@ def batch_norm(
     if type(x) is not Tensor or training:
         return NotImplemented
     v = run.value(x)
-    if v.field is None or len(v.shape) < 2 or running_mean is None or running_mean.shape[0] != v.shape[1]:
+    if v.field is None or len(v.shape) < 2 or running_mean is None:
+        return NotImplemented
+    # What does not fit is torch's to refuse.
+    if any(t is not None and t.shape != v.shape[1:2] for t in (running_mean, running_var, weight, bias)):
         return NotImplemented
     return _out(run, op, x, v, Call("batch_norm", (v.shape,)), v.field.unmasked())
 
@@ -346,16 +356,20 @@ def group_norm(
 
 @shortcut(F.linear)
 def linear(run: Run, op: Any, x: Any, weight: Any, bias: Any = None) -> Any:
-    if type(x) is not Tensor or x.dtype is not weight.dtype or not x.is_contiguous():
+    if type(x) is not Tensor or type(weight) not in PLAIN:
+        return NotImplemented
+    if x.dtype is not weight.dtype or not x.is_contiguous():
         return NotImplemented
     v = run.value(x)
     if v.field is None or len(weight.shape) != 2 or not v.shape:
         return NotImplemented
     if v.shape[-1] != weight.shape[1]:
-        raise ValueError(
+        raise RuntimeError(
             f"expected {weight.shape[1]} input features, found {v.shape[-1]} (input {_times(v.shape[1:])})"
         )
     if id(weight) not in run.params and run.value(weight).field is not None:
+        return NotImplemented
+    if bias is not None and (bias.dtype is not x.dtype or bias.shape != weight.shape[:1]):
         return NotImplemented
     call = Call("linear", ((*v.shape[:-1], weight.shape[0]),))
     wv = Value(tuple(weight.shape))
@@ -547,26 +561,43 @@ def merged(run: Run, op: Any, x: Any, dim: Any = None, keepdim: bool = False, **
 # ------------------------------------------------------------------------------------------------------ whole layers
 
 
+def _plain(table: dict[str, Any], *names: str) -> tuple[Any, ...] | None:
+    """The tensors of these names, if all stand there: one kept elsewhere, or of a class of its own, is its owner's."""
+    found = []
+    for name in names:
+        t = table.get(name, table)
+        if t is not None and type(t) not in PLAIN:
+            return None
+        found.append(t)
+    return tuple(found)
+
+
 def _conv_arguments(d: dict[str, Any]) -> tuple[Any, ...] | None:
-    if d["padding_mode"] != "zeros":  # padded by an op of its own
+    own = _plain(d["_parameters"], "weight", "bias")
+    if own is None or own[0] is None or d["padding_mode"] != "zeros":  # padded by an op of its own
         return None
-    p = d["_parameters"]
-    return p.get("weight"), p.get("bias"), d["stride"], d["padding"], d["dilation"], d["groups"]
+    return *own, d["stride"], d["padding"], d["dilation"], d["groups"]
 
 
-def _norm_arguments(d: dict[str, Any]) -> tuple[Any, ...]:
-    p, b = d["_parameters"], d["_buffers"]
-    return b.get("running_mean"), b.get("running_var"), p.get("weight"), p.get("bias"), False, 0.0, d["eps"]
+def _norm_arguments(d: dict[str, Any]) -> tuple[Any, ...] | None:
+    statistics, own = _plain(d["_buffers"], "running_mean", "running_var"), _plain(d["_parameters"], "weight", "bias")
+    if statistics is None or own is None or d["training"]:
+        return None
+    return *statistics, *own, False, 0.0, d["eps"]
 
 
-def _linear_arguments(d: dict[str, Any]) -> tuple[Any, ...]:
-    p = d["_parameters"]
-    return p.get("weight"), p.get("bias")
+def _linear_arguments(d: dict[str, Any]) -> tuple[Any, ...] | None:
+    own = _plain(d["_parameters"], "weight", "bias")
+    return None if own is None or own[0] is None else own
 
 
-def _layer_norm_arguments(d: dict[str, Any]) -> tuple[Any, ...]:
-    p = d["_parameters"]
-    return d["normalized_shape"], p.get("weight"), p.get("bias"), d["eps"]
+def _layer_norm_arguments(d: dict[str, Any]) -> tuple[Any, ...] | None:
+    own = _plain(d["_parameters"], "weight", "bias")
+    return None if own is None else (d["normalized_shape"], *own, d["eps"])
+
+
+def _dropout_arguments(d: dict[str, Any]) -> tuple[Any, ...] | None:
+    return None if d["training"] else (d["p"], False)
 
 
 def _unary_arguments(d: dict[str, Any]) -> tuple[Any, ...]:
@@ -577,12 +608,12 @@ LAYERS: dict[type[nn.Module], Layer] = {
     nn.Conv1d: Layer(torch.conv1d, _conv_arguments),
     nn.Conv2d: Layer(torch.conv2d, _conv_arguments),
     nn.Conv3d: Layer(torch.conv3d, _conv_arguments),
-    nn.BatchNorm1d: Layer(F.batch_norm, _norm_arguments),
-    nn.BatchNorm2d: Layer(F.batch_norm, _norm_arguments),
-    nn.BatchNorm3d: Layer(F.batch_norm, _norm_arguments),
+    nn.BatchNorm1d: Layer(F.batch_norm, _norm_arguments, frozenset((2, 3))),
+    nn.BatchNorm2d: Layer(F.batch_norm, _norm_arguments, frozenset((4,))),
+    nn.BatchNorm3d: Layer(F.batch_norm, _norm_arguments, frozenset((5,))),
     nn.Linear: Layer(F.linear, _linear_arguments),
     nn.LayerNorm: Layer(F.layer_norm, _layer_norm_arguments),
-    nn.Dropout: Layer(F.dropout, lambda d: (d["p"], False)),
+    nn.Dropout: Layer(F.dropout, _dropout_arguments),
     nn.ReLU: Layer(F.relu, _unary_arguments),
     nn.ReLU6: Layer(F.relu6, _unary_arguments),
     nn.SiLU: Layer(F.silu, _unary_arguments),

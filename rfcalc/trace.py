@@ -8,8 +8,9 @@ one per torch-function call (see `calls.py`). This file knows no tables and prin
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -27,8 +28,11 @@ from .rules import RULES, Call, Value, Window, elementwise, unknown
 from .rules.work import WORK
 
 _pop_mode, _push_mode = torch._C._pop_torch_function_stack, torch._C._push_on_torch_function_stack
+_modes_on, _mode_count = torch._C._is_torch_function_mode_enabled, torch._C._len_torch_function_stack
+_mode_at = torch._C._get_function_stack_at
 _CONST_LIMIT = 1 << 22  # larger constants are not structure
 _KEY = "_rfcalc_value"
+PLAIN = frozenset((Tensor, nn.Parameter))
 
 
 class NeedsValuesError(Exception):
@@ -311,10 +315,12 @@ class Layer(NamedTuple):
     """What calling a plain layer of torch comes to: one torch function, and its arguments behind the input.
 
     `arguments` is given the layer's `__dict__`; None: this one is set up in a way that only its own forward knows.
+    `ndims`: of the tensors it takes, where it is particular about that.
     """
 
     function: Callable[..., Any]
     arguments: Callable[[dict[str, Any]], tuple[Any, ...] | None]
+    ndims: frozenset[int] | None = None
 
 
 class Shortcuts(NamedTuple):
@@ -337,7 +343,6 @@ class Run(TorchFunctionMode):
         self.ledger = Ledger()
         self.dispatch = Dispatch(self)
         self.frame = Frame(None, "", None)
-        self.failed_at: Frame | None = None
         self.number = -1
         self.op: Event | None = None
         self.events: list[Event] = []
@@ -598,9 +603,18 @@ class Run(TorchFunctionMode):
         else:
             with self.dispatch:
                 result = func(*args, **kwargs)
+        for t in _tensors([result]):
+            if type(t) not in PLAIN:
+                self._adopt(func, op, t)
         self.record(func, op, result if result is not None else args[0] if args else None)
         self.op = None
         return result
+
+    def _adopt(self, func: Any, op: Event, t: Tensor) -> None:
+        """A tensor of a class of its own: torch has wrapped what an op made, and the field was lost on the way."""
+        if op.ins and _KEY not in t.__dict__ and id(t) not in self.known:
+            name = f"{call_name(func)} of {type(t).__name__}"
+            self.new(t, join([everything(field, name) for _, field in op.ins]))
 
     def finish(self, func: Any, op: Event, args: Sequence[Any], result: Any) -> None:
         """Close an op that a shortcut answered."""
@@ -684,39 +698,63 @@ def attribute(run: Run, modules: Sequence[nn.Module]) -> None:
     An instance attribute does it. Patching the class would empty the type caches of every module class in the process.
     `untouched` takes the attribute away again.
     """
-    layers = {} if _any_global_hooks() else run.layers
+    called = _torchs_own(nn.Module, "_call_impl")
+    layers = {kind: layer for kind, layer in run.layers.items() if called and _is_pristine(kind)}
     for module in modules:
         d = module.__dict__
-        layer = None if "forward" in d else layers.get(type(module))
+        layer = layers.get(type(module)) if _OVERRIDES.isdisjoint(d) else None
         inner = module._call_impl
         d["_call_impl"] = _framed(run, module, inner) if layer is None else _at_once(run, module, layer, inner)
 
 
-_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
+_OVERRIDES = frozenset(("forward", "_conv_forward", "_call_impl"))
 
 
-def _any_global_hooks() -> bool:
-    return any(getattr(nn.modules.module, table) for table in _GLOBAL_HOOKS)
+def _is_pristine(kind: type[nn.Module]) -> bool:
+    """Nobody has patched what a call of this layer of torch runs through."""
+    return all(_torchs_own(kind, name) for name in _OVERRIDES - {"_call_impl"} if hasattr(kind, name))
+
+
+def _torchs_own(kind: type[nn.Module], name: str) -> bool:
+    """By the globals of the function: a patch may carry the name and module of what it wraps."""
+    home = getattr(getattr(kind, name), "__globals__", {}).get("__name__")
+    return bool(home == kind.__module__)
+
+
+def _is_on_top(run: Run) -> bool:
+    """Does the run see the next torch function first? Not under a mode of the model's own, nor with all modes off."""
+    return _modes_on() and _mode_at(_mode_count() - 1) is run
+
+
+_global_hooks, _global_pre_hooks = nn.modules.module._global_forward_hooks, nn.modules.module._global_forward_pre_hooks
 
 
 def _at_once(run: Run, module: nn.Module, layer: Layer, inner: Callable[..., Any]) -> Callable[..., Any]:
     """A plain layer answered by its shortcut, without the way through torch's Python: a third of a run's time.
 
     The mode is off meanwhile, as torch has it within `__torch_function__`. What the shortcut declines, and a layer
-    with hooks, goes the long way.
+    that was changed since or has hooks, goes the long way.
     """
-    function, arguments = layer
-    short, path, d = run.shortcuts[function], run.paths[id(module)], module.__dict__
+    function, arguments, ndims = layer
+    short, path, kind, d = run.shortcuts[function], run.paths[id(module)], type(module), module.__dict__
     hooks, pre_hooks = d["_forward_hooks"], d["_forward_pre_hooks"]
+    long = _framed(run, module, inner)
+
+    def plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+        if kwargs or len(args) != 1 or hooks or pre_hooks or _global_hooks or _global_pre_hooks or "forward" in d:
+            return None
+        if (ndims is not None and args[0].dim() not in ndims) or type(module) is not kind or not _is_on_top(run):
+            return None
+        return arguments(d)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        rest = None if kwargs or len(args) != 1 or hooks or pre_hooks else arguments(d)
+        rest = plain(args, kwargs)
         if rest is None:
-            return _framed(run, module, inner)(*args, **kwargs)
+            return long(*args, **kwargs)
         outer = run.frame
-        run.frame = Frame(module, path, outer)
+        frame = run.frame = Frame(module, path, outer)
         run.number += 1
-        op = run.op = Event(run.number, run.frame)
+        op = run.op = Event(run.number, frame)
         mode = _pop_mode()
         try:
             result = short(run, op, args[0], *rest)
@@ -724,15 +762,14 @@ def _at_once(run: Run, module: nn.Module, layer: Layer, inner: Callable[..., Any
                 run.number -= 1
             else:
                 run.finish(function, op, rest, result)
-        except BaseException:
-            if run.failed_at is None:
-                run.failed_at = run.frame
+        except BaseException as error:
+            blame(error, frame)
             raise
         finally:
             _push_mode(mode)
             run.op = None
             run.frame = outer
-        return _framed(run, module, inner)(*args) if result is NotImplemented else result
+        return long(*args) if result is NotImplemented else result
 
     return call
 
@@ -742,17 +779,23 @@ def _framed(run: Run, module: nn.Module, inner: Callable[..., Any]) -> Callable[
 
     def call(*args: Any, **kwargs: Any) -> Any:
         outer = run.frame
-        run.frame = Frame(module, path, outer)
+        frame = run.frame = Frame(module, path, outer)
         try:
             return inner(*args, **kwargs)
-        except BaseException:
-            if run.failed_at is None:
-                run.failed_at = run.frame
+        except BaseException as error:
+            blame(error, frame)
             raise
         finally:
             run.frame = outer
 
     return call
+
+
+def blame(error: BaseException, frame: Frame) -> None:
+    """Write on an error, once, in which module it arose: `failed_at` (a path) and `failed_module` (a class)."""
+    if not hasattr(error, "failed_at"):
+        error.failed_at = frame.path  # type: ignore[attr-defined]
+        error.failed_module = type(frame.module).__name__ if frame.module else ""  # type: ignore[attr-defined]
 
 
 _CONTAINERS = frozenset((dict, list, set))
@@ -781,9 +824,9 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
                 tables.append((table, table.copy()))
             else:
                 empty.append(table)
-        first = next(iter(d), None)
-        own = islice(d.values(), len(_OF_EVERY_MODULE), None) if first == _OF_EVERY_MODULE[0] else d.values()
-        for v in own:
+        # Attributes may come before torch's, and a module that an older torch has pickled lacks some of these.
+        usual = tuple(islice(d, len(_OF_EVERY_MODULE))) == _OF_EVERY_MODULE
+        for v in islice(d.values(), len(_OF_EVERY_MODULE), None) if usual else d.values():
             if type(v) in _CONTAINERS:  # a list or table that the module's author keeps
                 tables.append((v, v.copy()))
         d["training"] = False
@@ -796,9 +839,11 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
         for table in empty:  # and is not any more: hooks or buffers that the forward registered
             table.clear()
         for d, old in snapshots:
-            d["training"] = old["training"]
-            if "_call_impl" not in old:
-                d.pop("_call_impl", None)
+            for name in ("training", "_call_impl"):  # the usual changes; a compiled module has no `training` of its own
+                if name in old:
+                    d[name] = old[name]
+                else:
+                    d.pop(name, None)
         _put_back(snapshots)
         for script, training in scripted:
             script.train(training)
@@ -872,14 +917,12 @@ def run_forward(
             for t, f in seeds:
                 run.new(t, f)
             attribute(run, modules)
-            with run.dispatch if run.exhaustive else nullcontext(), run:
+            with _uncompiled(), run.dispatch if run.exhaustive else nullcontext(), run:
                 result = tree.model(*args, **kwargs)
             outs = [(run.value(t), t) for t in flatten(result)]
             events = run.events
         except BaseException as error:
-            at = run.failed_at
-            error.failed_at = at.path if at else ""  # type: ignore[attr-defined]
-            error.failed_module = type(at.module).__name__ if at and at.module else ""  # type: ignore[attr-defined]
+            blame(error, run.frame)
             raise
         finally:
             run.restore()
@@ -887,6 +930,12 @@ def run_forward(
     number = next((e.number for e in reversed(events) if outs and e.field is outs[0][0].field), -1)
     outputs = [(v.shape, v.field) for v, _ in outs]
     return Trace(events, outputs, number, run.macs, run.ledger.peak, run.used, run.failed)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """What torch.compile has wrapped runs as it was written. Before torch has loaded its compiler there is none."""
+    loaded = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
 
 
 def flatten(result: Any) -> list[Tensor]:

@@ -1723,3 +1723,21 @@ fn(
 fn("group_norm channels", lambda x, norm: norm(x.transpose(1, 3)), (2, 5, 4), norm=lambda: nn.GroupNorm(2, 4))
 fn("grouped over channels", lambda x, m: m(x.transpose(1, 3)), (2, 5, 6), m=lambda: nn.Conv2d(6, 4, 1, groups=2))
 fn("pixel_shuffle both", lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 2), 2)[:, :, 1:], (1, 6, 8))
+
+
+def _widened(x: Tensor, wide: nn.Module, near: nn.Module, groups: nn.Module) -> Tensor:
+    """Two concatenations of the same fields, of other widths the second time."""
+    first = torch.cat([x, -x], 1)
+    y = wide(x)
+    second = torch.cat([y, -y, near(y)], 1)
+    return groups(second) + second[:, 12:, :1, :1] + first.mean()
+
+
+fn(
+    "cat again in other widths",
+    _widened,
+    (3, 6, 7),
+    wide=lambda: nn.Conv2d(3, 6, 1),
+    near=lambda: nn.Conv2d(6, 6, 3, padding=1),
+    groups=lambda: nn.Conv2d(18, 6, 1, groups=3),
+)

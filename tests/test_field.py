@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -248,6 +249,32 @@ def test_a_dense_block_continues_its_concatenation(sizes, odd):
         assert (a.jump, a.aligned, a.mixed) == (b.jump, b.aligned, b.mixed)
         shape = (1, sum(sizes), n)
         assert (dense(a.parts, shape)[0] == dense(b.parts, shape)[0]).all()
+    domain.forget()
+
+
+def test_the_same_fields_in_other_widths_are_other_concatenations():
+    first, wide = identity(6, 2), identity(6, 2)
+    last = wide.with_parts([window_part(wide.parts[0], 2, 6, 6, 3, 1, 1, 1, ONE)])
+    beside_axes([first, wide], [2, 2], 1)
+    found = beside_axes([first, wide, last], [3, 1, 2], 1)
+    assert [part.span[1:] for part in found.parts] == [(0, 3), (3, 4), (4, 6)]
+    domain.forget()
+
+
+def test_a_dense_block_may_be_longer_than_python_recurses():
+    n, length = 4, sys.getrecursionlimit() + 100
+    base = identity(n, 2)
+    axes = [base.with_parts([base.parts[0]]) for _ in range(length)]
+    grown = [beside_axes(axes[:i], [1] * i, 1) for i in range(2, length + 1)][-1]
+    assert grown.before is not None
+    assert len(reduce(Field((grown,)), (1,)).axes[0].parts) == 1
+    domain.forget()
+
+
+def test_lines_of_one_position_agree_whatever_their_step():
+    ends = [window_part(identity(6, 2).parts[0], 2, 6, 1, 6, step, 0, 1, ONE) for step in (1, 2)]
+    assert len({domain.line_of(end.bounds).step for end in ends}) == 2
+    assert join_axes([AxisField((end,)) for end in ends]).aligned
     domain.forget()
 
 

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import sys
 from fractions import Fraction
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import rfcalc
 import rfcalc.report
+from rfcalc.field import beside_axes, forget, identity
 
 
 class Fn(nn.Module):
@@ -355,6 +357,16 @@ def test_padding_on_its_own_stays_aligned():
         (True, (3, 3), (0.5, 0.5)),
         (True, (5, 5), (1.5, 1.5)),
     ]
+
+
+def test_a_dense_block_may_be_longer_than_python_recurses():
+    length = sys.getrecursionlimit() + 100
+    axes = [identity(4, 2).with_parts(identity(4, 2).parts) for _ in range(length)]
+    grown = [beside_axes(axes[:i], [1] * i, 1) for i in range(2, length + 1)][-1]
+    reader = rfcalc.report._Reader((), "CHW")
+    assert reader.along(grown) == {2}
+    assert reader.facts_beside(grown).largest == 1
+    forget()
 
 
 def test_values_are_frozen():

@@ -1,11 +1,14 @@
 """Level 2 never changes a result: every shortcut answers as level 1 does, or declines, in every memory layout."""
 
+import contextlib
 import functools
+import types
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import rfcalc
 from rfcalc.shortcut import LAYERS, SHORTCUTS, broadcast_shape
@@ -350,8 +353,18 @@ def test_a_plain_layer_goes_straight_to_its_shortcut(kind, monkeypatch):
     n = {"1d": 1, "3d": 3}.get(kind.__name__[-2:], 2)
     net = nn.Sequential(nn.Identity(), LAYER[kind](), nn.Identity())
     both_levels(net, (N,) + (N + 1,) * n)
-    monkeypatch.setattr(kind, "forward", None)
+    # With torch's globals, so that it counts as torch's own.
+    monkeypatch.setattr(kind, "forward", types.FunctionType(refuse.__code__, kind.forward.__globals__))
     assert rfcalc.analyze(net, (N,) + (N + 1,) * n).rows[0].op == kind.__name__
+
+
+def refuse(self, x):
+    raise AssertionError("ran")
+
+
+def with_parameter(layer, name, value):
+    setattr(layer, name, nn.Parameter(value))
+    return layer
 
 
 def hooked(net):
@@ -383,7 +396,111 @@ class Late(nn.Module):
         return self.conv(input=x)
 
 
+class Running(nn.Module):
+    """Changes a layer before it calls it."""
+
+    def __init__(self, layer, change):
+        super().__init__()
+        self.layer, self.change = layer, change
+
+    def forward(self, x):
+        self.change(self.layer, x)
+        return self.layer(x)
+
+
+def pooled(self, x, *args):
+    return F.conv2d(F.max_pool2d(x, 2), self.weight, self.bias)
+
+
+def bound(layer, name):
+    layer.__dict__[name] = types.MethodType(pooled, layer)
+    return layer
+
+
+def kept_elsewhere(layer, keep):
+    weight = layer.weight.detach()
+    del layer.weight
+    keep(layer, weight)
+    return layer
+
+
+def swapped(layer, x):
+    layer.__class__ = Pooling
+
+
+class Pooling(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(F.max_pool2d(x, 2))
+
+
+class Padding(TorchFunctionMode):
+    """A mode of the model's own, which answers a convolution in its own way."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.conv2d:
+            args = (F.max_pool2d(args[0], 2), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+class InMode(nn.Module):
+    def __init__(self, mode):
+        super().__init__()
+        self.layer, self.mode = nn.Conv2d(N, N, 3), mode
+
+    def forward(self, x):
+        with self.mode():
+            return self.layer(x)
+
+
+class Scaled(Tensor):
+    """A weight whose class has a convolution of its own."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            if func is torch.conv2d:
+                args = (F.max_pool2d(args[0], 2), args[1].as_subclass(Tensor), *args[2:])
+            return func(*args, **(kwargs or {}))
+
+
+class Named(Tensor):
+    pass
+
+
+def weighing(kind):
+    layer = nn.Conv2d(N, N, 3, bias=False)
+    layer._parameters["weight"] = layer.weight.detach().as_subclass(kind)
+    return layer
+
+
+def listed(layer):
+    layer.stride, layer.padding, layer.dilation = [2, 2], [1, 1], [1, 1]
+    return layer
+
+
+def forgiving(net, x):
+    with contextlib.suppress(RuntimeError):  # as torch raises it
+        net(x[:, 1:])
+
+
 UNUSUAL = {
+    "trained while it runs": lambda: Running(nn.BatchNorm2d(N), lambda layer, x: layer.train()),
+    "dropout trained while it runs": lambda: Running(nn.Dropout(), lambda layer, x: layer.train()),
+    "forward replaced while it runs": lambda: Running(nn.Conv2d(N, N, 3), lambda layer, x: bound(layer, "forward")),
+    "class replaced while it runs": lambda: Running(nn.Conv2d(N, N, 3), swapped),
+    "_conv_forward replaced": lambda: bound(nn.Conv2d(N, N, 3), "_conv_forward"),
+    "weight as an attribute": lambda: kept_elsewhere(nn.Conv2d(N, N, 3), lambda m, w: m.__dict__.update(weight=w)),
+    "weight as a buffer": lambda: kept_elsewhere(nn.LayerNorm(N + 1), lambda m, w: m.register_buffer("weight", w)),
+    "weight made from the input": lambda: kept_elsewhere(
+        nn.Linear(N + 1, 1), lambda m, w: m.register_forward_pre_hook(lambda m, a: setattr(m, "weight", a[0][0, 0, :1]))
+    ),
+    "a mode of the model's": lambda: InMode(Padding),
+    "a device": lambda: InMode(lambda: torch.device("cpu")),
+    "torch functions off": lambda: InMode(torch._C.DisableTorchFunction),
+    "a class of weight": lambda: weighing(Scaled),
+    "a class of weight without methods": lambda: weighing(Named),
+    "lists": lambda: listed(nn.Conv2d(N, N, 3)),
+    "refused, then caught": lambda: Running(nn.Conv2d(N, N, 3), forgiving),
     "a hook": lambda: hooked(nn.Conv2d(N, N, 3)),
     "a hook before": lambda: pre_hooked(nn.Conv2d(N, N, 3)),
     "a forward of its own": lambda: with_own_forward(nn.Conv2d(N, N, 3)),
@@ -400,6 +517,41 @@ UNUSUAL = {
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_an_unusual_layer_goes_the_long_way(name):
     both_levels(nn.Sequential(nn.Conv2d(N, N, 1), UNUSUAL[name]()), (N, N + 1, N + 1))
+
+
+def test_a_patched_class_goes_the_long_way(monkeypatch):
+    net = nn.Sequential(nn.Conv2d(N, N, 3))
+    plain = both_levels(net, (N, N, N))
+    for name in ("forward", "_conv_forward"):
+        with monkeypatch.context() as patch:
+            patch.setattr(nn.Conv2d, name, functools.wraps(getattr(nn.Conv2d, name))(pooled))
+            assert both_levels(net, (N, N, N)) != plain
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.BatchNorm2d(N), (N, N)),
+        (nn.BatchNorm2d(N), (N,)),
+        (nn.BatchNorm1d(N), (N, N, N)),
+        (nn.BatchNorm3d(N), (N, N, N)),
+        (with_parameter(nn.BatchNorm2d(N), "weight", torch.ones(N - 1)), (N, N, N)),
+        (with_parameter(nn.Conv2d(N, N, 3), "bias", torch.ones(N).double()), (N, N, N)),
+        (with_parameter(nn.Linear(N, N), "bias", torch.ones(N - 1)), (N, N, N)),
+    ],
+    ids=str,
+)
+def test_what_torch_refuses_is_refused(layer, shape):
+    for level in (1, 2):
+        with pytest.raises(rfcalc.ForwardError, match=type(layer).__name__):
+            rfcalc.analyze(nn.Sequential(nn.ReLU(), layer), shape, level=level)
+
+
+def test_the_layer_that_fails_is_named_not_one_that_failed_before():
+    net = nn.Sequential(Running(nn.Conv2d(N, N, 3), forgiving), nn.Linear(N, 1))
+    for level in (1, 2):
+        with pytest.raises(rfcalc.ForwardError, match=r"1 \(Linear\)"):
+            rfcalc.analyze(net, (N, N + 1, N + 1), level=level)
 
 
 def test_global_hooks_are_seen():

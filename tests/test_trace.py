@@ -151,6 +151,33 @@ def test_containers_hung_on_torchs_own_modules_stay():
     assert (net[0].taps, net.cache) == ([], {})
 
 
+class Keeping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def forward(self, x):
+        self.kept.append(x)
+        return x + 1
+
+
+def test_containers_of_a_module_that_an_older_torch_has_pickled_stay():
+    net = Keeping()
+    del net.__dict__["_is_full_backward_hook"]
+    rfcalc.analyze(net, IMAGE)
+    assert net.kept == []
+
+
+@both_levels
+def test_compiled_modules_are_read_as_they_were_written(level):
+    inner = nn.Sequential(conv(), nn.ReLU())
+    plain = rfcalc.analyze(nn.Sequential(inner, conv()), IMAGE, level=level)
+    net = nn.Sequential(torch.compile(inner, backend="eager"), conv())
+    compiled = rfcalc.analyze(net, IMAGE, level=level)
+    assert [(row.op, row.r_out) for row in compiled.rows] == [(row.op, row.r_out) for row in plain.rows]
+    assert "training" not in vars(net[0])
+
+
 def test_inputs_given_as_tensors_stay():
     x = torch.zeros(1, 1, 8, 8)
     rfcalc.analyze(Fn(lambda m, x: x.add_(1)), x)
