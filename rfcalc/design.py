@@ -266,7 +266,9 @@ def _only_design(module: ModuleType, place: str) -> tuple[str, Any]:
         raise DesignError(f"{place}: {len(ready)} designs; name one: " + ", ".join(f"{place}:{n}" for n in ready))
     if not ready and classes:
         needs = "; ".join(f"{name} needs {_listed(_required(kind))}" for kind, name in classes.items())
-        raise DesignError(f"{place}: no design that builds without arguments: {needs}; give defaults or define model")
+        # Parts that other files build from are no design; a file that says its input shape means to be one.
+        kind = DesignError if hasattr(module, "INPUT_SHAPE") else NoDesignError
+        raise kind(f"{place}: no design that builds without arguments: {needs}; give defaults or define model")
     if not ready:
         raise NoDesignError(f"{place}: no design; expected one nn.Module class that needs no arguments, or model = ...")
     return next(iter(ready.items()))

@@ -224,11 +224,12 @@ def test_a_file_that_is_not_python_is_not_left_out(write_design, source):
     assert "\n" not in str(caught.value)
 
 
-def test_a_design_that_needs_arguments_is_not_left_out(write_design):
-    name = write_design(NN + "class Net(nn.Module):\n    def __init__(self, width): ...")
+@pytest.mark.parametrize(("states", "is_design"), [("INPUT_SHAPE = (1, 28, 28)\n", True), ("", False)])
+def test_a_file_of_parts_is_left_out_unless_it_says_its_input_shape(write_design, states, is_design):
+    name = write_design(NN + states + "class Net(nn.Module):\n    def __init__(self, width): ...")
     with pytest.raises(DesignError, match="Net needs argument width") as caught:
-        load_design(name, (1,))
-    assert not isinstance(caught.value, NoDesignError)
+        load_design(name)
+    assert isinstance(caught.value, NoDesignError) != is_design
 
 
 def test_reading_a_file_does_not_warn(write_design, recwarn):
