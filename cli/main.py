@@ -14,7 +14,7 @@ import typer
 
 from rfcalc.errors import RfcalcError
 
-from . import annotate, check, compare, region, report, summary, table, train, verify
+from . import annotate, check, compare, evaluate, export, predict, region, report, summary, table, train, verify
 from .shared import complain
 
 # Newer typers carry a click of their own, older ones import it: the class is found through what both export.
@@ -35,6 +35,9 @@ for name, module in (
     ("summary", summary),
     ("train", train),
     ("report", report),
+    ("evaluate", evaluate),
+    ("predict", predict),
+    ("export", export),
 ):
     app.command(name)(module.command)
 

@@ -48,10 +48,14 @@ def command(
 
 def parts_of(run: Run, target: str | None, data_dir: Path | None) -> tuple[Design, DataSet]:
     """The design and the data of a run, as they were. Raises RunError when they are no longer what they were."""
+    return design_of(run, target), data_of(run, data_dir)
+
+
+def design_of(run: Run, target: str | None) -> Design:
+    """The design of a run, as it was. Raises RunError when it is no longer what it was."""
     from rfcalc.design import load_design
     from rfcalc.errors import RunError
-    from rfcalc.train.data import load
-    from rfcalc.train.record import data_fingerprint, fingerprint
+    from rfcalc.train.record import fingerprint
 
     config = run.config
     with own_stdout():
@@ -61,11 +65,22 @@ def parts_of(run: Run, target: str | None, data_dir: Path | None) -> tuple[Desig
                 f"{run.folder}: trained {config.design}, whose source or layers are not those of {design.name} now; "
                 "expected the same design: undo the change or start a new run"
             )
+    return design
+
+
+def data_of(run: Run, data_dir: Path | None, *, download: bool = True) -> DataSet:
+    """The data of a run, as they were. Raises RunError when they are no longer what they were, DataError."""
+    from rfcalc.errors import RunError
+    from rfcalc.train.data import load
+    from rfcalc.train.record import data_fingerprint
+
+    config = run.config
+    with own_stdout():
         folder = data_dir or (Path(config.data_dir) if config.data_dir else None)
-        data = load(config.data, data_dir=folder, input_shape=config.input_shape)
+        data = load(config.data, data_dir=folder, input_shape=config.input_shape, download=download)
     if data_fingerprint(data) != config.data_sha256:
         raise RunError(f"{run.folder}: trained on other images or labels than {data.name} has now; start a new run")
-    return design, data
+    return data
 
 
 def write_report(run: Run, design: Design, data: DataSet) -> Path:

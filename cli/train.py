@@ -205,13 +205,14 @@ def _started(
     from rfcalc.train.data import load as load_data
     from rfcalc.train.loop import pick_device, require_fit
     from rfcalc.train.record import create, describe
+    from rfcalc.train.use import image_shape
 
     device = pick_device(given.device or "auto")
     design = load(target, input_shape)
     recipe = _recipe(design, given)
     claim = _claim(recipe, given)
     with own_stdout():
-        data = load_data(given.dataset or "mnist", data_dir=data_dir, input_shape=_image_shape(design))
+        data = load_data(given.dataset or "mnist", data_dir=data_dir, input_shape=image_shape(design))
         require_fit(design.build_real(), recipe.fitted(data))
     first = given.seed
     if first is None:
@@ -259,14 +260,6 @@ def _claim(recipe: Recipe, given: _Given) -> Claim:
     if claim.weights == "ema" and not recipe.ema:
         raise InputError(f"--weights ema: the recipe {recipe.name!r} keeps no averaged weights; expected --weights raw")
     return claim
-
-
-def _image_shape(design: Design) -> tuple[int, int, int]:
-    shape = design.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 3 or not all(isinstance(length, int) for length in shape):
-        raise InputError(f"{design.name}: the input shape is {shape}; expected that of one image, as in (1, 28, 28)")
-    channels, height, width = shape
-    return channels, height, width  # type: ignore[return-value]
 
 
 # --- a run to go on with -------------------------------------------------------------------------------------

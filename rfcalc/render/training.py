@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rfcalc.train.analysis import Analysis
     from rfcalc.train.loop import Epoch
     from rfcalc.train.record import Config, Run
-    from rfcalc.train.verdict import Claim, Judged, Seed, Verdict
+    from rfcalc.train.verdict import Claim, Interval, Judged, Seed, Verdict
 
 _NAMES = {"ema": "EMA", "raw": "raw"}
 _WORDS = {True: "verified", False: "not verified"}
@@ -161,9 +161,13 @@ def _population(verdict: Verdict, judged: Judged) -> str:
     found, lowest = judged.interval, judged.lowest
     return (
         f"seed {lowest.seed}'s last epoch, {lowest.correct[-1]:,} of {lowest.total:,}: of all such images "
-        f"{_floored(found.low)} % to {100 * found.high:.2f} % at 95 % confidence; expected {verdict.claim.target:g} % "
-        "or more"
+        f"{likely(found)} at 95 % confidence; expected {verdict.claim.target:g} % or more"
     )
+
+
+def likely(found: Interval) -> str:
+    """`99.34 % to 99.62 %`."""
+    return f"{_floored(found.low)} % to {100 * found.high:.2f} %"
 
 
 def _other(judged: Judged) -> str:
