@@ -101,20 +101,17 @@ def exported(model: nn.Module, shape: tuple[int, ...], about: Mapping[str, str])
         raise InputError(f"the design's output is {type(output).__name__}; expected one tensor")
     with _quiet():
         try:
-            program: Any = torch.onnx.export(
-                model,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                verbose=False,
-            )
-            proto = program.model_proto
+            proto = _program(model, example).model_proto
         except Exception as error:  # the exporter raises whatever it met
             raise RfcalcError(
                 f"torch {torch.__version__} cannot export the design to ONNX: {_reason(error)}"
             ) from error
+    number = proto.graph.input[0].type.tensor_type.shape.dim[0]
+    if number.HasField("dim_value"):
+        raise RfcalcError(
+            f"torch {torch.__version__} exports the design for exactly {number.dim_value} inputs at once: its forward "
+            "fixes their number or depends on their values; expected any number, as x.flatten(1) leaves it"
+        )
     for key, value in about.items():
         proto.metadata_props.add(key=key, value=value)
     if proto.ByteSize() > _MOST:
@@ -153,6 +150,34 @@ def difference(model: nn.Module, content: bytes, images: Tensor) -> float:
     return float("inf") if gaps.isnan().any() else float(gaps.max())
 
 
+def _program(model: nn.Module, example: Tensor) -> Any:
+    """What torch's exporter makes of the network, the number of inputs free. Raises whatever the exporter does."""
+    shapes = ({0: torch.export.Dim("batch")},)
+    options: dict[str, Any] = {
+        "dynamo": True, "input_names": [INPUT], "output_names": [OUTPUT], "optimize": True, "verbose": False,
+    }  # fmt: skip
+    try:
+        return torch.onnx.export(model, (example,), dynamic_shapes=shapes, **options)
+    except Exception:
+        # The exporter of torch 2.6 cannot name the outputs of batch norm as today's onnxscript has it.
+        with contextlib.suppress(Exception):
+            plain = torch.export.default_decompositions()
+            plain[torch.ops.aten._native_batch_norm_legit_no_training.default] = _norm
+            program = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
+            return torch.onnx.export(program.run_decompositions(plain), **options)
+        raise
+
+
+def _norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, _momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm in evaluation, written out; the other two outputs are of training."""
+    wide = (-1, *[1] * (x.ndim - 2))
+    normal = (x - mean.view(wide)) * torch.rsqrt(var + eps).view(wide)
+    normal = normal if weight is None else normal * weight.view(wide)
+    return normal if bias is None else normal + bias.view(wide), x.new_empty(0), x.new_empty(0)
+
+
 def _reason(error: BaseException) -> str:
     """The exporter's first cause: what it raises itself is a page of advice to its developers."""
     while error.__cause__ is not None:
@@ -162,11 +187,12 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Within, what the exporter prints, logs and warns of is dropped: it tells of steps inside of it."""
+    """Within, what the exporter prints, logs and warns of is dropped: its inner steps, and graphs when it fails."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
+    dropped = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(dropped), contextlib.redirect_stderr(dropped):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,9 @@ def _of_safetensors(file: Path) -> Trained:
 
 def _of_torch(file: Path) -> list[Trained]:
     try:
-        values = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch wonders about on the way to an error
+            values = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever it meets in a damaged file
         raise RunError(
             f"{file}: not a dict of tensors saved by torch (damaged, or with pickled objects in it, which are never "
@@ -365,6 +368,8 @@ def answers(
     Raises ForwardError when the forward raises, InputError when its output is not [N, classes], NotFiniteError.
     """
     shares = _probabilities(_outputs(model, images, normal))
+    if shares.isnan().any():
+        raise NotFiniteError("the design's output is not finite; expected scores: are these the weights?")
     count = shares.shape[1]
     names = classes or [str(index) for index in range(count)]
     if len(names) != count:
@@ -393,10 +398,7 @@ def _outputs(model: nn.Module, images: Tensor, normal: Normal) -> Tensor:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise InputError(f"the design's output is {shape} for {len(batch)} images; expected one row of scores each")
         found.append(output.float().cpu())
-    outputs = torch.cat(found)
-    if not outputs.isfinite().all():
-        raise NotFiniteError("the design's output is not finite; expected scores: are these the weights?")
-    return outputs
+    return torch.cat(found)
 
 
 def _probabilities(outputs: Tensor) -> Tensor:
@@ -419,7 +421,12 @@ def oddity(image: Tensor, normal: Normal) -> str | None:
     if len(normal.mean) != 1 or not (dark or mean > _BETWEEN[1]) or (ground <= mean if dark else ground >= mean):
         return None
     unlike = "brighter" if dark else "darker"
-    hint = "; if it is ink on paper, try --invert" if dark and ground > 0.5 else ""
+    hint = ""
+    if dark:
+        wanted = (
+            "if it is ink on paper, try --invert" if ground > 0.5 else "raise its contrast until the ground is plain"
+        )
+        hint = f"; {wanted}"
     return f"its border ({ground:.2f} of 1) is {unlike} than the training images on average ({mean:.2f}){hint}"
 
 
