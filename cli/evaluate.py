@@ -91,14 +91,16 @@ def command(
     found = pick(find(weights), weights=_WANTED[kinds], seed=seed)
     run = read(weights) if weights.is_dir() else None
     design = _design(run, target, input_shape, found[0])
+    with own_stdout():
+        models = [fit(design, one) for one in found]
     data = _data(run, design, dataset, data_dir, found[0])
     normal = normalisation(found[0], channels=data.train.images.shape[1], given=given, data=data)
     as_trained = run if dataset is None and given == (None, None) else None
     scores = []
     with own_stdout():
         here = dataclasses.replace(data, mean=normal.mean, std=normal.std).to(where)
-        for one in found:
-            model = fit(design, one).to(where).to(memory_format=torch.channels_last)
+        for one, network in zip(found, models, strict=True):
+            model = network.to(where).to(memory_format=torch.channels_last)
             require_fit(model, here)
             scores.append(score(one, model, here, recorded(as_trained, one.about) if as_trained else None))
     show = scores_json if as_json else scores_text

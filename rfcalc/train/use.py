@@ -267,15 +267,16 @@ def fit(design: Design, trained: Trained) -> nn.Module:
     model = design.build_real()
     own = model.state_dict()
     place = f"{trained.place}: does not fit {design.name}"
-    for name, tensor in trained.tensors.items():
-        if name not in own:
-            raise RunError(f"{place}: it has {name} {_shape(tensor)}, which the design has not")
-        if not is_lazy(own[name]) and own[name].shape != tensor.shape:
-            raise RunError(f"{place}: {name} is {_shape(tensor)}, in the design {_shape(own[name])}")
+    extra = [name for name in trained.tensors if name not in own]
     for name, tensor in own.items():
+        size = "" if is_lazy(tensor) else f" {_shape(tensor)}"
         if name not in trained.tensors:
-            shape = "" if is_lazy(tensor) else f" {_shape(tensor)}"
-            raise RunError(f"{place}: it has no {name}, which in the design is{shape or ' there'}")
+            instead = f", but {extra[0]} {_shape(trained.tensors[extra[0]])}" if extra else ""
+            raise RunError(f"{place}: it has no {name}{size}{instead}")
+        if size and tensor.shape != trained.tensors[name].shape:
+            raise RunError(f"{place}: {name} is {_shape(trained.tensors[name])}, in the design{size}")
+    if extra:
+        raise RunError(f"{place}: it has {extra[0]} {_shape(trained.tensors[extra[0]])}, which the design has not")
     try:
         model.load_state_dict(dict(trained.tensors))
     except RuntimeError as error:

@@ -17,7 +17,9 @@ def run_python(source: str) -> str:
     return subprocess.run([sys.executable, "-c", source], check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("command", [[], ["table"], ["region"], ["verify"], ["summary"], ["annotate"]])
+@pytest.mark.parametrize(
+    "command", [[], ["table"], ["region"], ["verify"], ["summary"], ["annotate"], ["predict"], ["export"]]
+)
 def test_help_has_an_example(rfcalc, command):
     found = rfcalc(*command, "--help")
     assert (found.code, found.err) == (0, "")
