@@ -14,7 +14,7 @@ from rfcalc.errors import InputError
 
 from .report import data_of, design_of
 from .shared import Debug, Input, complain, emit, import_torch, own_stdout
-from .trained import DataDirOption, Device, DeviceOption, MeanOption, StdOption, designed, numbers
+from .trained import DataDirOption, Device, DeviceOption, MeanOption, StdOption, designed, fitted, numbers
 
 if TYPE_CHECKING:
     from rfcalc.design import Design
@@ -84,15 +84,14 @@ def command(
     from rfcalc.render.use import scores_json, scores_text
     from rfcalc.train.loop import pick_device, require_fit
     from rfcalc.train.record import read
-    from rfcalc.train.use import find, fit, normalisation, pick, recorded, score
+    from rfcalc.train.use import find, normalisation, pick, recorded, score
 
     where = pick_device(device.value)
     given = (numbers("--mean", mean), numbers("--std", std))
     found = pick(find(weights), weights=_WANTED[kinds], seed=seed)
     run = read(weights) if weights.is_dir() else None
     design = _design(run, target, input_shape, found[0])
-    with own_stdout():
-        models = [fit(design, one) for one in found]
+    models = [fitted(design, one) for one in found]
     data = _data(run, design, dataset, data_dir, found[0])
     normal = normalisation(found[0], channels=data.train.images.shape[1], given=given, data=data)
     as_trained = run if dataset is None and given == (None, None) else None

@@ -13,7 +13,7 @@ from rfcalc.errors import InputError, RfcalcError
 
 from .report import data_of
 from .shared import Debug, Input, complain, emit, import_torch, own_stdout, write_bytes
-from .trained import DataDirOption, DesignTarget, KindOption, SeedOption, WeightsPlace, asked, designed
+from .trained import DataDirOption, DesignTarget, KindOption, SeedOption, WeightsPlace, asked, designed, fitted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,14 +57,14 @@ def command(
     import_torch()
     from rfcalc.render.use import export_json, export_text
     from rfcalc.train.export import Export, compared, exported, properties
-    from rfcalc.train.use import fit, normalisation
+    from rfcalc.train.use import normalisation
 
     trained = asked(weights, kind, seed)
     design = designed(target, input_shape, trained)
     shape = _one_shape(design)
     normal = normalisation(trained, channels=shape[0]) if trained.about.mean else None
+    model = fitted(design, trained)
     with own_stdout():
-        model = fit(design, trained)
         about = dataclasses.replace(trained.about, design=trained.about.design or design.name)
         content = exported(model, shape, properties(about, normal))
         checks = [compared(model, content, shape), *_on_data(model, content, trained, weights, data_dir)]

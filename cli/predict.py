@@ -22,6 +22,7 @@ from .trained import (
     WeightsPlace,
     asked,
     designed,
+    fitted,
     numbers,
 )
 
@@ -65,7 +66,7 @@ def command(
 
     from rfcalc.render.use import about_text, answer_text, answers_json, normal_text
     from rfcalc.train.loop import pick_device
-    from rfcalc.train.use import answers, fit, image_shape, normalisation
+    from rfcalc.train.use import answers, image_shape, normalisation
 
     where = pick_device(device.value)
     given = (numbers("--mean", mean), numbers("--std", std))
@@ -73,8 +74,9 @@ def command(
     design = designed(target, input_shape, trained)
     shape = image_shape(design)
     normal = normalisation(trained, channels=shape[0], given=given)
+    network = fitted(design, trained)
     with own_stdout():
-        model = fit(design, trained).to(where).to(memory_format=torch.channels_last)
+        model = network.to(where).to(memory_format=torch.channels_last)
         told, pixels = _read(images, shape, invert, normal)
         if pixels:
             guesses = iter(answers(model, torch.stack(pixels).to(where), normal, classes=trained.about.classes))

@@ -14,6 +14,8 @@ from rfcalc.errors import InputError
 from .shared import complain, load, own_stdout
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from rfcalc.design import Design
     from rfcalc.train.use import Trained
     from rfcalc.train.verdict import Weights
@@ -85,19 +87,29 @@ def asked(place: Path, kind: Kind | None, seed: int | None) -> Trained:
 def designed(target: str, input_shape: str | None, trained: Trained) -> Design:
     """The design that the weights are of, with the input shape of --input, else the training's, else its own.
 
-    A design whose source is not the one that was trained is told of on stderr. Raises as `load` does.
+    Raises as `load` does.
+    """
+    return load(target, input_shape or "x".join(map(str, trained.about.input_shape)) or None)
+
+
+def fitted(design: Design, trained: Trained) -> nn.Module:
+    """The design with these weights, in evaluation mode; that it is not what was trained is told of on stderr.
+
+    Raises as `fit` does.
     """
     from rfcalc.train.record import fingerprint
+    from rfcalc.train.use import fit
 
     about = trained.about
-    design = load(target, input_shape or "x".join(map(str, about.input_shape)) or None)
     with own_stdout():
+        model = fit(design, trained)
         changed = about.source is not None and fingerprint(design) != about.source
     if changed:
         complain(
-            f"caution: {trained.place}: of {about.design}, whose source or layers are not those of {design.name} now"
+            f"caution: {trained.place}: of {about.design}, whose source, or layers as torch prints them, are not those "
+            f"of {design.name} now"
         )
-    return design
+    return model
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
