@@ -103,7 +103,7 @@ def command(
             require_fit(model, here)
             scores.append(score(one, model, here, recorded(as_trained, one.about) if as_trained else None))
     show = scores_json if as_json else scores_text
-    emit(show(design.name, data.name, normal, scores))
+    emit(show(run.config.design if run and target is None else design.name, data.name, normal, scores))
     return 0
 
 

@@ -37,7 +37,7 @@ def test_every_seed_raw_and_averaged(rfcalc, run):
     first, *lines = done.out.splitlines()
     mean, std = run.config.mean[0], run.config.std[0]
     assert first == (
-        f"{run.config.target} on the 360 test images of digits, normalised as in training: "
+        f"{run.config.design} on the 360 test images of digits, normalised as in training: "
         f"mean {mean:.4g}, std {std:.4g}"
     )
     expected = []
