@@ -47,6 +47,8 @@ class Augmentation:
     scale: tuple[float, float] = (1.0, 1.0)
     shift: int = 0
     """Largest shift in whole pixels, each from -shift to shift as likely, along both axes."""
+    warp: float = 1.0
+    """Probability that an image is rotated, sheared, moved and scaled at all; the others keep their sharp pixels."""
     brightness: tuple[float, float] = (1.0, 1.0)
     """Least and greatest factor; a factor of 0 makes the image black."""
     contrast: tuple[float, float] = (1.0, 1.0)
@@ -72,6 +74,7 @@ class Augmentation:
             object.__setattr__(self, name, _range(name, getattr(self, name), *limits))
         object.__setattr__(self, "translate", _numbers("translate", self.translate, (2,), 0, 1))
         object.__setattr__(self, "resize", _size(self.resize))
+        _numbers("warp", (self.warp,), (1,), 0, 1)
         _numbers("erase", (self.erase,), (1,), 0, 1)
         _numbers("fill", (self.fill,), (1,), 0, 255)
         if isinstance(self.shift, bool) or not isinstance(self.shift, int) or self.shift < 0:
@@ -161,6 +164,9 @@ def draw(stages: Sequence[Augmentation], count: int, shape: tuple[int, int, int]
         uniform = torch.rand(count, _UNIFORMS, generator=generator, device=generator.device)
         if stage.warps:
             table[:, index, _WARP] = _draw_warp(stage, uniform, shape[1:])
+            if stage.warp < 1:
+                kept = torch.rand(count, generator=generator, device=generator.device) >= stage.warp
+                table[kept, index, _WARP] = _AS_IT_IS.to(table.device)
         if stage.jitters:
             table[:, index, _JITTER] = _draw_jitter(stage, uniform)
         if stage.erases:
@@ -194,6 +200,7 @@ def _require_fit(stage: Augmentation, shape: tuple[int, int, int]) -> None:
 # Columns of the table: the inverse affine map, the factors and their order, the erased box.
 _WARP, _JITTER, _BOX = slice(0, 6), slice(6, 9), slice(9, 13)
 _COLUMNS = _BOX.stop
+_AS_IT_IS = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
 
 # Columns of the uniform numbers a stage is drawn from. It always takes them all, so that one of its steps draws the
 # same whether another is on or off.

@@ -222,6 +222,15 @@ def test_the_generators_state_is_all_there_is():
     assert not torch.equal(once, following)
 
 
+def test_some_images_keep_their_sharp_pixels():
+    images = torch.rand(4000, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    for warp in (0.0, 0.3, 1.0):
+        stage = Augmentation(rotate=(5, 10), brightness=(0.5, 0.5), warp=warp)
+        found = augment(images, (stage,), torch.Generator().manual_seed(2))
+        sharp = torch.isclose(found, images / 2, atol=1e-5).flatten(1).all(1)
+        assert abs(sharp.float().mean().item() - (1 - warp)) < 0.03 * (0 < warp < 1) + 1e-9
+
+
 def test_images_stay_as_they_were_and_differ_among_themselves():
     image = noise(1, 1, 28, 28)
     images = image.expand(8, -1, -1, -1).clone()
