@@ -203,10 +203,10 @@ OURS = Recipe(
     name="ours",
     epochs=15,
     batch_size=128,
-    optimizer=Choice("Muon", {"lr": 0.03, "momentum": 0.95}),
+    optimizer=Choice("Muon", {"lr": 0.2, "momentum": 0.9}),
     rest=Choice("AdamW", {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.0}),
     schedule=Choice("WarmUpLinear", {"warm_up": 0.2}),
-    augmentation=(Augmentation(rotate=(-10, 10), shear=(-5, 5), scale=(0.9, 1.1), shift=2),),
+    augmentation=(Augmentation(rotate=(-10, 10), shear=(-5, 5), scale=(0.9, 1.1), shift=2, warp=0.6),),
     ema=0.998,
 )
 FAST = replace(OURS, name="fast", epochs=8)
