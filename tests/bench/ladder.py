@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("designs", nargs="*", help="step8, njam/step3, ...; all where none is named")
     parser.add_argument("--recipe", choices=("reference", "ours"), default="ours")
     parser.add_argument("--runs", type=Path, default=Path("runs/ladder"))
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if given.what == "train":
         train(given.designs, given.recipe, given.runs)
     else:
