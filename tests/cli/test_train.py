@@ -110,7 +110,7 @@ def test_digits_are_learnt_judged_and_reported(rfcalc, tmp_path, monkeypatch):
         (("--max-epochs", "3"), 1),
         (("--require", "seeds"), 1),
         (("--require", "population"), 0),
-        (("--require", "population", "--target", "80"), 1),
+        (("--require", "population", "--target", "92.5"), 1),
         (("--weights", "raw"), 0),
     ],
 )
@@ -253,11 +253,31 @@ def test_a_loss_that_is_not_finite(rfcalc, write_design, unreported):
     run = only_run()
     assert done.code == 1
     assert "seed 1: the loss is nan in epoch 2 at step 5 of 45" in done.err
-    assert done.err.endswith(f"the state before that epoch is kept in {run.folder}\n")
+    assert done.err.endswith(f"; {run.folder} keeps the state before that epoch\n")
     assert done.err.count("\n") == 1
     state = record.read_state(run.folder, 1)
     assert state.epoch == len(run.epochs[1]) == 1
     assert all(tensor.isfinite().all() for tensor in load_file(record.weights_file(run.folder, 1, "ema")).values())
+
+
+def test_a_loss_that_is_never_finite(rfcalc, write_design, unreported):
+    breaking = NET + "        def forward(self, x):\n            return super().forward(x) * float('nan')\n"
+    done = rfcalc("train", write_design(breaking), *SHORT)
+    assert done.code == 1
+    assert done.err.endswith(f"; {only_run().folder} keeps no state: there was no epoch before\n")
+
+
+def test_a_design_that_raises_in_training(rfcalc, write_design, unreported):
+    breaking = NET + "        def forward(self, x):\n            return super().forward(x[self.training:][:1])\n"
+    done = rfcalc("train", write_design(breaking), "--dataset", "digits", "--batch-size", "1")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+def test_the_threads_that_train_are_recorded(rfcalc, write_design, unreported):
+    torch.set_num_threads(2)
+    rfcalc("train", write_design(NET), *SHORT)
+    run = only_run()
+    assert run.config.environment["threads"] == record.read_state(run.folder, 1).threads == 1
 
 
 # --- what cannot be done -------------------------------------------------------------------------------------
@@ -266,6 +286,16 @@ OTHER = NET.replace("nn.ReLU()", "nn.GELU()")
 BEFORE = {
     "no target": (NET, ["train"], "no TARGET; expected a design to train, or --resume RUN"),
     "no design": ("x = 1", ["train", "net.py"], "net.py: no design"),
+    "data without a name": (NET, ["train", "net.py", "--dataset", ""], "data set '': unknown"),
+    "too great a seed": (NET, ["train", "net.py", "--seed", "99999999999999999999"], "--seed"),
+    "no seed": (
+        NET.replace('"seed": 7', '"seed": "x"'), ["train", "net.py", "--recipe", "reference", "--last", "1"],
+        "net.py:Net: RECIPE: seed is 'x'; expected a whole number from 0 to 4294967295",
+    ),
+    "nothing to train": (
+        NET.replace("nn.Linear(144, 10))", "nn.Linear(144, 10))\n            self.requires_grad_(False)"),
+        ["train", "net.py", "--dataset", "digits"], "digits: the design has no parameter to train",
+    ),
     "unknown data": (NET, ["train", "net.py", "--dataset", "mnits"], "data set 'mnits': unknown"),
     "data of another shape": (NET, ["train", "net.py", "--dataset", "mnist"], "mnist: the images are 1x28x28"),
     "no shape": (NET.replace("INPUT_SHAPE", "SHAPE"), ["train", "net.py"], "net.py:Net: its input shape is not"),

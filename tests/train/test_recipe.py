@@ -139,7 +139,7 @@ def test_a_recipe_lacks_something():
 
 def test_the_recipes_of_this_package():
     assert (OURS.epochs, FAST.epochs, OURS.batch_size, OURS.ema) == (15, 8, 128, 0.998)
-    assert OURS.augmentation == (Augmentation(rotate=(-10, 10), shear=(-5, 5), scale=(0.9, 1.1), shift=2),)
+    assert OURS.augmentation == (Augmentation(rotate=(-10, 10), shear=(-5, 5), scale=(0.9, 1.1), shift=2, warp=0.6),)
     assert OURS.rest == Choice("AdamW", {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.0})
     assert OURS.schedule == Choice("WarmUpLinear", {"warm_up": 0.2})
 
