@@ -60,8 +60,9 @@ def _positions(count: int, p: float, device: torch.device) -> Tensor:
     expected = count * p
     draws = int(expected + 6 * math.sqrt(expected) + 20)
     # P(gap > k) = (1 - p)^k, so a gap is 1 + floor(log u / log(1 - p)), with u in (0, 1].
-    gaps = torch.rand(draws, device=device).neg_().add_(1).log_().mul_(1 / math.log1p(-p))
-    ends = gaps.long().add_(1).cumsum(0)
+    gaps = torch.rand(draws, device=device).neg_().add_(1).log_().div_(math.log1p(-p))
+    # A gap beyond the end is as good as one to the end; those of a tiny p would not fit a whole number.
+    ends = gaps.clamp_(max=count).long().add_(1).cumsum(0)
     return ends[: int(torch.searchsorted(ends, count, right=True))] - 1
 
 

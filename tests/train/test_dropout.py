@@ -56,6 +56,11 @@ def test_few_elements(count):
     assert dropped(0.1, torch.ones(count)).shape == (count,)
 
 
+@pytest.mark.parametrize("p", [1e-7, 1e-12, 1e-19, 5e-324])
+def test_a_probability_that_drops_next_to_nothing(p):
+    assert (dropped(p, torch.ones(1000)) == 0).sum() == 0
+
+
 def test_evaluation_and_p_0_change_nothing():
     x = torch.ones(100)
     assert SparseDropout(0.2).eval()(x) is x
