@@ -159,7 +159,8 @@ def train(
 
     Raises:
         RecipeError: recipe and data do not fit together.
-        ForwardError, InputError: the network cannot take the images, or its output is not [N, classes].
+        ForwardError, InputError: the network cannot take the images, its output is not [N, classes], or nothing in it
+            can be trained.
         NotFiniteError: the loss is not finite; the message names epoch and step.
     """
     if state is not None and torch.get_num_threads() != state.threads:
@@ -188,7 +189,7 @@ class _Run:
             self.model = build_model().to(self.device).to(memory_format=torch.channels_last)
             if device == "cpu":
                 quicken(self.model)
-            require_fit(self.model, data)
+            require_trainable(self.model, data)
         self.sizes = _batch_sizes(len(data.train), recipe.batch_size)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema else None
         self.averaged = _averaged(self.model)
@@ -289,11 +290,16 @@ class _Run:
         images = images.contiguous(memory_format=torch.channels_last)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            output = self.model(images)
-        output = output.float()
-        loss = cross_entropy(output, labels, label_smoothing=self.recipe.label_smoothing)
-        torch.autograd.backward(loss)
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+                output = self.model(images)
+            output = output.float()
+            loss = cross_entropy(output, labels, label_smoothing=self.recipe.label_smoothing)
+            torch.autograd.backward(loss)
+        except Exception as error:  # the design's own forward and backward
+            raise ForwardError(
+                f"seed {self.seed}: training the design raised {one_line(error)} on images {tuple(images.shape)}"
+            ) from error
         for optimizer in self.optimizers:
             optimizer.step()
         return loss.detach(), (output.detach().argmax(1) == labels).sum()
@@ -379,17 +385,28 @@ class _Run:
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, data: DataSet) -> tuple[float, int]:
     """Mean loss and number of images right, in evaluation mode and float32; `data` says how images are normalised."""
+    loss, correct = 0.0, 0
+    for output, labels in outputs(model, split, data):
+        loss += float(cross_entropy(output, labels, reduction="sum"))
+        correct += int((output.argmax(1) == labels).sum())
+    return loss / len(split), correct
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, split: Split, data: DataSet) -> list[tuple[Tensor, Tensor]]:
+    """What a model makes of every image, in evaluation mode and float32, a few hundred images at once.
+
+    Pairs of outputs [n, classes] and true classes [n], on the split's device; `data` says how images are normalised.
+    """
     was = model.training
     model.eval()
-    loss, correct = 0.0, 0
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    found = []
+    with _cudnn(allow_tf32=False):
         for rows in torch.split(torch.arange(len(split), device=split.labels.device), _EVALUATED):
             images, labels = split.batch(rows)
-            output = model(normalise(images, data).contiguous(memory_format=torch.channels_last))
-            loss += float(cross_entropy(output, labels, reduction="sum"))
-            correct += int((output.argmax(1) == labels).sum())
+            found.append((model(normalise(images, data).contiguous(memory_format=torch.channels_last)), labels))
     model.train(was)
-    return loss / len(split), correct
+    return found
 
 
 @torch.no_grad()
@@ -406,6 +423,13 @@ def require_fit(model: nn.Module, data: DataSet) -> None:
     if not isinstance(output, Tensor) or output.shape != wanted:
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(f"{data.name}: the design's output is {found} for images {shape}; expected {wanted}")
+
+
+def require_trainable(model: nn.Module, data: DataSet) -> None:
+    """Raises InputError for a network without parameters to train, else as `require_fit`."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"{data.name}: the design has no parameter to train; expected one or more")
+    require_fit(model, data)
 
 
 # --- small parts ---------------------------------------------------------------------------------------------
@@ -460,8 +484,16 @@ def _repeatable(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+    with _cudnn(benchmark=False, deterministic=True):
         yield
+
+
+def _cudnn(**changed: bool) -> contextlib.AbstractContextManager[None]:
+    """cuDNN with these settings changed: its own `flags` resets what is not named, and so turns cuDNN off."""
+    cudnn = torch.backends.cudnn
+    kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    context: contextlib.AbstractContextManager[None] = cudnn.flags(**{**kept, **changed})
+    return context
 
 
 # --- CUDA graph ----------------------------------------------------------------------------------------------
@@ -514,7 +546,7 @@ class _Captured:
         try:
             with torch.cuda.graph(graph):
                 self.outputs = self.plain(*self.inputs)
-        except RuntimeError as error:
+        except (RuntimeError, ForwardError) as error:
             self.failed = True
             warnings.warn(f"the step cannot be captured as a CUDA graph and runs plainly: {one_line(error)}")
             return False

@@ -387,6 +387,34 @@ def test_a_design_that_does_not_fit(data, build, error, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "build", [nn.Identity, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False)]
+)
+def test_nothing_to_train(data, build):
+    with pytest.raises(InputError, match="stripes: the design has no parameter to train; expected one or more"):
+        run(data, build=build)
+
+
+class OnlyTests(Net):
+    """Raises in training."""
+
+    def forward(self, x):
+        return super().forward(x) if not self.training else x[:, :, :0].mean(0).view(-1, 7)
+
+
+class Sorts(Net):
+    """Its output has no gradient."""
+
+    def forward(self, x):
+        return super().forward(x).argsort()
+
+
+@pytest.mark.parametrize("build", [OnlyTests, Sorts])
+def test_a_design_that_cannot_be_trained(data, build):
+    with pytest.raises(ForwardError, match=r"seed 1: training the design raised \w+: .* on images \(32, 1, 8, 8\)$"):
+        run(data, build=build)
+
+
 def test_a_batch_larger_than_the_data(data):
     with pytest.raises(RecipeError, match="batch_size is 201; stripes has 200 images"):
         run(data, dataclasses.replace(PLAIN, batch_size=201))
@@ -417,6 +445,21 @@ def test_devices(monkeypatch, name, cuda, mps, expected):
     with pytest.raises(RfcalcError, match=f"device '{name}': .* expected ") as caught:
         pick_device(name)
     assert "\n" not in str(caught.value)
+
+
+def test_cudnn_works_and_repeats_itself_and_tests_in_full_precision(data):
+    seen = []
+
+    class Spy(Net):
+        def forward(self, x):
+            cudnn = torch.backends.cudnn
+            seen.append((cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32))
+            return super().forward(x)
+
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True), loop._repeatable(torch.device("cuda")):
+        evaluate(Spy(), data.test, data)
+        assert torch.backends.cudnn.allow_tf32
+    assert set(seen) == {(True, True, False, False)}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
