@@ -17,12 +17,10 @@ from torch.nn.functional import log_softmax
 
 from rfcalc.design import Design
 from rfcalc.errors import RunError, extra
-from rfcalc.train.data import DataSet, Split, normalise
-from rfcalc.train.loop import Epoch
+from rfcalc.train.data import DataSet, Split
+from rfcalc.train.loop import Epoch, outputs
 from rfcalc.train.record import Run, weights_of
 from rfcalc.train.verdict import CONFIDENCE, Interval, Weights, correct_of, interval
-
-_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Analysis:
     seed: int
     weights: Weights
     epoch: Epoch
-    """The seed's last."""
+    """The seed's last, after which its weights are: one before that where the newest weights were not kept."""
     train: Interval
     """Share of the training images right, without augmentation and dropout."""
     test: Interval
@@ -107,7 +105,8 @@ def analyse(run: Run, design: Design, data: DataSet, device: str = "cpu") -> Ana
     seed = lowest_seed(begun, weights)
     model = design.build_real()
     try:
-        model.load_state_dict(weights_of(run, seed, weights))
+        after, tensors = weights_of(run, seed, weights)
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         raise RunError(f"{run.folder}: its weights do not fit {design.name}; expected the design it trained") from error
     model.to(device).to(memory_format=torch.channels_last).eval()
@@ -120,7 +119,7 @@ def analyse(run: Run, design: Design, data: DataSet, device: str = "cpu") -> Ana
     return Analysis(
         seed=seed,
         weights=weights,
-        epoch=begun[seed][-1],
+        epoch=begun[seed][min(after, len(begun[seed])) - 1],
         train=train,
         test=test,
         gap=difference(train, test),
@@ -131,18 +130,12 @@ def analyse(run: Run, design: Design, data: DataSet, device: str = "cpu") -> Ana
     )
 
 
-@torch.no_grad()
 def probabilities(model: nn.Module, split: Split, data: DataSet) -> Tensor:
-    """What a model in evaluation mode makes of every image: [N, classes] on the CPU, each row a sum of 1.
+    """What a model makes of every image, as `outputs` does: [N, classes] on the CPU, each row a sum of 1.
 
     The model may give logits or log-probabilities; `data` says how images are normalised, and lies on its device.
     """
-    parts = []
-    for rows in torch.split(torch.arange(len(split), device=split.labels.device), _AT_ONCE):
-        images, _ = split.batch(rows)
-        output = model(normalise(images, data).contiguous(memory_format=torch.channels_last))
-        parts.append(log_softmax(output.float(), 1).exp().cpu())
-    return torch.cat(parts)
+    return torch.cat([log_softmax(output.float(), 1).exp().cpu() for output, _ in outputs(model, split, data)])
 
 
 def confusion(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:

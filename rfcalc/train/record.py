@@ -285,6 +285,9 @@ def _reopened(folder: Path, lock: FileLock) -> Recorder:
     recorder = Recorder(Run(folder, run.config, kept), states, lock)
     if kept != run.epochs:
         recorder._write_metrics()
+    for state in states.values():
+        if state.epoch == run.config.recipe.epochs:
+            recorder._write_weights(state)  # the writer may have been killed just before it did
     return recorder
 
 
@@ -391,8 +394,8 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RunError(f"{file}: not a safetensors file that can be read ({one_line(error)})") from error
 
 
-def weights_of(run: Run, seed: int, weights: Weights) -> dict[str, Tensor]:
-    """The newest weights of a seed: its state's, else those written when it was through.
+def weights_of(run: Run, seed: int, weights: Weights) -> tuple[int, dict[str, Tensor]]:
+    """The newest weights of a seed, its state's, else those written when it was through; and the epoch they are after.
 
     Raises RunError when there are none.
     """
@@ -400,11 +403,12 @@ def weights_of(run: Run, seed: int, weights: Weights) -> dict[str, Tensor]:
         tensors = state.model if weights == "raw" else state.ema
         if tensors is None:
             raise RunError(f"{run.folder}: its recipe keeps no averaged weights; expected raw ones to be asked for")
-        return tensors
+        return state.epoch, tensors
     file = weights_file(run.folder, seed, weights)
     if not file.exists():
         raise RunError(f"{run.folder}: no {weights} weights of seed {seed}; expected a seed that has finished an epoch")
-    return read_weights(file)[0]
+    tensors, about = read_weights(file)
+    return int(about["epoch"]), tensors
 
 
 def weights_file(folder: Path, seed: int, weights: Weights) -> Path:

@@ -1,6 +1,7 @@
 """What is told of a run: counts against counts made otherwise, intervals and slopes against textbooks and by hand."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from rfcalc.design import load_design
 from rfcalc.errors import RunError
-from rfcalc.train import analysis, record
+from rfcalc.train import loop, record
 from rfcalc.train.analysis import Confused, Trend, analyse, confusion, difference, lowest_seed, probabilities, trend
 from rfcalc.train.data import DataSet, Split
 from rfcalc.train.loop import evaluate, train
@@ -55,6 +56,17 @@ def trained_run(design, data, folder, weights="ema", epochs=3):
     return recorder.run
 
 
+def test_figures_that_are_ahead_of_the_weights(design, data, tmp_path):
+    """A writer killed between the figures of an epoch and its state."""
+    run = trained_run(design, data, tmp_path)
+    for _, state in itertools.chain(*(train(design.build_real, data, RECIPE, seed=seed) for seed in (1, 2))):
+        if state.epoch == 2:
+            torch.save(state.to_dict(), run.folder / f"state-{state.seed}.pt")
+    found = analyse(run, design, data)
+    assert found.epoch == run.epochs[found.seed][1]
+    assert found.correct == found.epoch.ema_correct
+
+
 @pytest.mark.parametrize("weights", ["ema", "raw"])
 def test_a_run(design, data, tmp_path, weights):
     run = trained_run(design, data, tmp_path, weights)
@@ -68,7 +80,7 @@ def test_a_run(design, data, tmp_path, weights):
     assert found.correct == recorded[found.seed]
     assert found.test == interval(found.correct, 40)
     model = design.build_real()
-    model.load_state_dict(record.weights_of(run, found.seed, weights))
+    model.load_state_dict(record.weights_of(run, found.seed, weights)[1])
     assert found.train == interval(evaluate(model, data.train, data)[1], 64)  # without dropout
     assert found.gap == difference(found.train, found.test)
     with torch.no_grad():
@@ -104,7 +116,7 @@ def test_weights_of_another_design(design, data, tmp_path, write_design):
 def test_logits_and_log_probabilities_give_the_same(data, monkeypatch):
     torch.manual_seed(1)
     logits = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
-    monkeypatch.setattr(analysis, "_AT_ONCE", 7)
+    monkeypatch.setattr(loop, "_EVALUATED", 7)
     one, other = (probabilities(net, data.test, data) for net in (logits, nn.Sequential(logits, nn.LogSoftmax(1))))
     torch.testing.assert_close(one, other)
     torch.testing.assert_close(one.sum(1), torch.ones(40))

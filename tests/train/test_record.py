@@ -146,12 +146,12 @@ def test_weights_of_a_seed_are_its_newest(design, data, config, tmp_path):
     folder = filled(record.create(config, tmp_path / "runs"), design, data, epochs=2)
     run = record.read(folder)
     assert not list(folder.glob("*.safetensors"))
-    assert same(record.weights_of(run, 1, "ema"), record.read_state(folder, 1).ema)
+    assert same(record.weights_of(run, 1, "ema")[1], record.read_state(folder, 1).ema)
     with record.resume(folder) as recorder:
         recorder.keep_weights()
     (folder / "state-1.pt").unlink()
     *_, (_, state) = zip(range(2), trained(design, data, 1), strict=False)
-    assert same(record.weights_of(run, 1, "raw"), state[1].model)
+    assert same(record.weights_of(run, 1, "raw")[1], state[1].model)
     record.weights_file(folder, 1, "raw").unlink()
     with pytest.raises(RunError, match="no raw weights of seed 1"):
         record.weights_of(run, 1, "raw")
@@ -338,7 +338,7 @@ DAMAGE = {
     "half a line": (lambda f: (f / "metrics.jsonl").write_text('{"seed": 1'), "metrics.jsonl:1: not a line of JSON"),
     "a line of another kind": (lambda f: (f / "metrics.jsonl").write_text("7\n"), "metrics.jsonl:1: 'int' is missing"),
     "figures that are none": (
-        lambda f: (f / "metrics.jsonl").write_text((f / "metrics.jsonl").read_text().replace("64,", '"64",')),
+        lambda f: (f / "metrics.jsonl").write_text((f / "metrics.jsonl").read_text().replace(": 64,", ': "64",')),
         "metrics.jsonl:1: a figure is no number",
     ),
     "a line lost": (
@@ -423,3 +423,20 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
         content = place.read_bytes()
         assert content == content[:7] * 20_000
     assert len(seen) > 3
+
+
+def test_a_writer_killed_between_the_last_state_and_its_weights(design, data, config, tmp_path, monkeypatch):
+    """Weights of an epoch before, as Ctrl-C leaves them, must not pass for the last."""
+    with record.create(config, tmp_path / "runs") as recorder:
+        epochs = iter(trained(design, data, 1))
+        recorder.add(*next(epochs))
+        recorder.keep_weights()
+        monkeypatch.setattr(recorder, "_write_weights", lambda _: None)
+        for epoch, state in epochs:
+            recorder.add(epoch, state)
+    file = record.weights_file(recorder.folder, 1, "ema")
+    assert record.read_weights(file)[1]["epoch"] == "1"
+    with record.resume(recorder.folder):
+        tensors, about = record.read_weights(file)
+    assert about["epoch"] == "3"
+    assert same(tensors, state.ema)
