@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _NEEDED = ("torchvision", "sklearn", "scipy", "tqdm", "matplotlib", "safetensors", "filelock", "platformdirs")
 
+_SEEDS = 2**32
+
 
 class _Recipe(StrEnum):
     OURS = "ours"
@@ -90,7 +92,8 @@ def command(
     batch_size: Annotated[int | None, _option("--batch-size", "In place of the recipe's.", min=1)] = None,
     seeds: Annotated[int | None, _option("--seeds", "How many seeds to train. Default 1.", min=1)] = None,
     seed: Annotated[
-        int | None, _option("--seed", "The first seed. Default 1, or the one of the reference recipe.", min=0)
+        int | None,
+        _option("--seed", "The first seed. Default 1, or the one of the reference recipe.", min=0, max=_SEEDS - 1),
     ] = None,
     device: Annotated[_Device | None, _option("--device", "auto (default), cpu, cuda or mps.")] = None,
     amp: Annotated[bool, _option("--amp", "Train in bfloat16 where torch does; evaluation stays in float32.")] = False,
@@ -202,21 +205,25 @@ def _chosen_recipe(recipe: _Recipe | None, fast: bool) -> str | None:
 def _started(
     target: str, input_shape: str | None, given: _Given, data_dir: Path | None, out: Path
 ) -> tuple[Recorder, Design, DataSet]:
+    import torch
+
     from rfcalc.train.data import load as load_data
-    from rfcalc.train.loop import pick_device, require_fit
+    from rfcalc.train.loop import pick_device, require_trainable
     from rfcalc.train.record import create, describe
+    from rfcalc.train.seeds import THREADS
     from rfcalc.train.use import image_shape
 
     device = pick_device(given.device or "auto")
     design = load(target, input_shape)
     recipe = _recipe(design, given)
     claim = _claim(recipe, given)
+    first = _first_seed(design, given)
     with own_stdout():
-        data = load_data(given.dataset or "mnist", data_dir=data_dir, input_shape=image_shape(design))
-        require_fit(design.build_real(), recipe.fitted(data))
-    first = given.seed
-    if first is None:
-        first = int((design.recipe or {}).get("seed", 1)) if given.recipe == "reference" else 1
+        data = load_data(
+            "mnist" if given.dataset is None else given.dataset, data_dir=data_dir, input_shape=image_shape(design)
+        )
+        require_trainable(design.build_real(), recipe.fitted(data))
+    torch.set_num_threads(THREADS)
     config = describe(
         design,
         data,
@@ -228,6 +235,18 @@ def _started(
         data_dir=data_dir,
     )
     return create(config, out), design, data
+
+
+def _first_seed(design: Design, given: _Given) -> int:
+    """The one asked for, else the reference recipe's, else 1. Raises InputError for one that is no seed."""
+    if given.seed is not None:
+        return given.seed
+    if given.recipe != "reference":
+        return 1
+    seed = (design.recipe or {}).get("seed", 1)
+    if type(seed) is not int or not 0 <= seed < _SEEDS:
+        raise InputError(f"{design.name}: RECIPE: seed is {seed!r}; expected a whole number from 0 to {_SEEDS - 1}")
+    return seed
 
 
 def _recipe(design: Design, given: _Given) -> Recipe:
@@ -272,6 +291,7 @@ def _resumed(
 
     from rfcalc.train.loop import pick_device
     from rfcalc.train.record import resume
+    from rfcalc.train.seeds import THREADS
 
     recorder = resume(folder)
     try:
@@ -284,7 +304,7 @@ def _resumed(
     made = recorder.config.environment
     if made["torch"] != str(torch.__version__):
         complain(f"begun with torch {made['torch']}, this is {torch.__version__}: figures may differ from here on")
-    torch.set_num_threads(made["threads"])
+    torch.set_num_threads(THREADS)
     return recorder, design, data
 
 
@@ -332,7 +352,8 @@ def _trained(recorder: Recorder, design: Design, data: DataSet, show: _Show, deb
         recorder.keep_weights()
         if debug:
             traceback.print_exc()
-        complain(f"{error}; the state before that epoch is kept in {recorder.folder}")
+        kept = "the state before that epoch" if recorder.states else "no state: there was no epoch before"
+        complain(f"{error}; {recorder.folder} keeps {kept}")
         return 1
     except RfcalcError as error:
         show.end()

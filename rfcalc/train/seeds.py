@@ -13,7 +13,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -26,6 +28,10 @@ from rfcalc.train.data import DataSet, Split
 from rfcalc.train.loop import Epoch, Progress, State, train
 from rfcalc.train.recipe import Recipe
 
+THREADS = 1
+"""Of a seed on a CPU; part of what makes its numbers. Threads that share a core with anything else wait for each other:
+2 on 2 busy cores were 30 times slower than 1."""
+
 
 def train_seeds(
     design: Design,
@@ -37,7 +43,7 @@ def train_seeds(
     amp: bool = False,
     states: Mapping[int, State] | None = None,
     workers: int | None = None,
-    threads: int = 1,
+    threads: int = THREADS,
     on_batch: Callable[[Progress], None] | None = None,
 ) -> Iterator[tuple[int, Epoch, State]]:
     """Train every seed; what each epoch gave comes as it is done, epochs of different seeds in any order.
@@ -46,8 +52,7 @@ def train_seeds(
         states: where seeds go on that have been trained before; a seed that is through gives nothing.
         workers: processes at once on a CPU, by default one per core. Where one is enough, seeds are trained in this
             process one after the other.
-        threads: of a seed on a CPU; part of what makes its numbers. Threads that share a core with anything else
-            wait for each other: 2 on 2 busy cores were 30 times slower than 1.
+        threads: of a seed on a CPU.
         on_batch: is told of every seed how far its epoch is. Called in this process.
 
     Raises:
@@ -81,18 +86,16 @@ def train_seeds(
     crew: dict[Connection, tuple[int, BaseProcess]] = {}
     try:
         while waiting or crew:
-            while waiting and len(crew) < workers:
-                _hire(waiting.pop(0), crew)
+            begun = [(_hire(job.seed, crew), job) for job in waiting[: workers - len(crew)]]
+            del waiting[: len(begun)]
+            for new, job in begun:
+                with _told_if_dead(*crew[new]):
+                    new.send(job)
             for line in wait(list(crew)):
                 assert isinstance(line, Connection)
                 seed, process = crew[line]
-                try:
+                with _told_if_dead(seed, process):
                     news = line.recv()
-                except EOFError:
-                    process.join()
-                    raise RfcalcError(
-                        f"seed {seed}: its process ended with code {process.exitcode}; was it out of memory?"
-                    ) from None
                 if news is None:
                     process.join()
                     line.close()
@@ -126,19 +129,53 @@ class _Job:
     threads: int
 
 
-def _hire(job: _Job, crew: dict[Connection, tuple[int, BaseProcess]]) -> None:
+def _hire(seed: int, crew: dict[Connection, tuple[int, BaseProcess]]) -> Connection:
+    """Start a process of the crew. Its job comes over the line: started with it, the process would have to be waited
+    for, and could not be ended meanwhile."""
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(job, theirs), daemon=True)
-    process.start()
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    with _without_interrupts():
+        process.start()
+        crew[ours] = (seed, process)
     theirs.close()  # else the line would never end
-    crew[ours] = (job.seed, process)
+    return ours
 
 
-def _work(job: _Job, line: Connection) -> None:
-    """In the process of one seed: everything it has to tell goes over the line, None at last."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits, and for ever in a process that is started within: it is this one's to answer."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # started by the first process otherwise, and lets interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _told_if_dead(seed: int, process: BaseProcess) -> Iterator[None]:
+    """Around what is said to a process and heard from it. Raises RfcalcError when it has died."""
+    try:
+        yield
+    except (EOFError, OSError):
+        process.join()
+        raise RfcalcError(
+            f"seed {seed}: its process ended with code {process.exitcode}; was it out of memory?"
+        ) from None
+
+
+def _work(line: Connection) -> None:
+    """In the process of one seed: a job comes over the line, and goes everything there is to tell, None at last."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for Windows, where it could not be held back before
     sys.stdout = sys.stderr  # stdout carries the parent's answer, whatever a design prints
+    try:
+        job: _Job = line.recv()
+    except (EOFError, OSError):
+        return
     torch.set_num_threads(job.threads)
     try:
         design = load_design(job.target, job.input_shape)
@@ -151,9 +188,10 @@ def _work(job: _Job, line: Connection) -> None:
         for epoch, state in epochs:
             line.send((epoch, _packed(state)))
         line.send(None)
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
         return
     except RfcalcError as error:
+        error.add_note(traceback.format_exc())  # what --debug shows; a cause does not come through
         line.send(error)
     except Exception:
         line.send(RuntimeError(f"seed {job.seed}:\n{traceback.format_exc()}"))

@@ -3,13 +3,16 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from rfcalc.design import load_design
-from rfcalc.errors import NotFiniteError, RfcalcError
+from rfcalc.errors import ForwardError, NotFiniteError, RfcalcError
 from rfcalc.train import seeds as module
 from rfcalc.train.data import DataSet, Split
 from rfcalc.train.optim import Choice
@@ -94,10 +97,17 @@ def test_a_seed_that_fails_stops_all(write_design, data):
         list(train_seeds(net, data, bad, seeds=(1, 2), workers=2))
 
 
-def test_a_design_that_raises_something_else_shows_where(write_design, data):
+def test_a_design_that_raises_shows_where(write_design, data):
     net = design(write_design, "assert not self.training, 'odd'")
-    with pytest.raises(RuntimeError, match=r"seed [12]:\nTraceback(.|\n)*AssertionError: odd"):
+    with pytest.raises(ForwardError, match=r"seed [12]: training the design raised AssertionError: odd on") as caught:
         list(train_seeds(net, data, RECIPE, seeds=(1, 2), workers=2))
+    assert "net.py" in caught.value.__notes__[0]  # for --debug: the line in the design
+
+
+def test_an_error_of_our_own_shows_where(write_design, data):
+    broken = dataclasses.replace(data, classes=None)
+    with pytest.raises(RuntimeError, match=r"seed [12]:\nTraceback(.|\n)*TypeError"):
+        list(train_seeds(design(write_design), broken, RECIPE, seeds=(1, 2), workers=2))
 
 
 def test_a_process_that_dies_is_told(write_design, data):
@@ -106,12 +116,61 @@ def test_a_process_that_dies_is_told(write_design, data):
         list(train_seeds(net, data, RECIPE, seeds=(1, 2), workers=2))
 
 
+def test_a_process_that_dies_in_the_middle_of_a_word_is_told(write_design, data):
+    """What it says is cut short, which is no end of file."""
+    net = design(write_design, "self.training and speak_and_die()").target
+    Path(net.partition(":")[0]).write_text(SPEAKS_AND_DIES + Path(net.partition(":")[0]).read_text())
+    with pytest.raises(RfcalcError, match=r"seed [12]: its process ended with code -9; was it out of memory\?"):
+        list(train_seeds(load_design(net), data, RECIPE, seeds=(1, 2), workers=2))
+
+
+SPEAKS_AND_DIES = """
+import multiprocessing.connection as connection
+import gc, os, struct
+
+def speak_and_die():
+    for line in gc.get_objects():
+        if type(line) is connection.Connection and not line.closed and line.writable:
+            os.write(line.fileno(), struct.pack("!i", 1000) + b"a few bytes")
+    os.kill(os.getpid(), 9)
+"""
+
+
+CTRL_C = """
+import sys
+from rfcalc_cli.main import run
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.5])
+def test_ctrl_c_while_processes_start(write_design, seconds):
+    """Every process of the terminal gets it; only the first may answer, and none may be left."""
+    net = write_design(NET.format(forward="pass").replace("(1, 6, 6)", "(1, 8, 8)").replace("64, 3", "144, 10"))
+    Path("main.py").write_text(CTRL_C)
+    command = [sys.executable, "main.py", "train", net, "--dataset", "digits", "--seeds", "2", "--epochs", "999"]
+    with subprocess.Popen(
+        [*command, "--max-epochs", "999"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        process.stdout.readline()
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate()  # until the last process has let go of stderr
+    assert process.returncode == 130
+    assert err.startswith("rfcalc: stopped; go on with: ")
+    assert err.count("\n") == 1
+
+
 def test_processes_end_when_nobody_listens(write_design, data, monkeypatch):
     crews, hire = [], module._hire
 
-    def spy(job, crew):
-        hire(job, crew)
-        crews.extend(process for _, process in crew.values())
+    def spy(seed, crew):
+        line = hire(seed, crew)
+        crews.append(crew[line][1])
+        return line
 
     monkeypatch.setattr(module, "_hire", spy)
     results = train_seeds(design(write_design), data, dataclasses.replace(RECIPE, epochs=99), seeds=(1, 2), workers=2)
@@ -128,9 +187,10 @@ def test_processes_end_with_a_parent_that_was_killed(write_design, data, monkeyp
     if not child:
         hire = module._hire
 
-        def spy(job, crew):
-            hire(job, crew)
+        def spy(seed, crew):
+            line = hire(seed, crew)
             told.write_text(" ".join(str(process.pid) for _, process in crew.values()))
+            return line
 
         monkeypatch.setattr(module, "_hire", spy)
         for _ in train_seeds(net, data, dataclasses.replace(RECIPE, epochs=10**6), seeds=(1, 2), workers=2):
@@ -145,8 +205,6 @@ def test_processes_end_with_a_parent_that_was_killed(write_design, data, monkeyp
 
 
 def ended_within(pid, seconds):
-    import time
-
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         stat = Path(f"/proc/{pid}/stat")
