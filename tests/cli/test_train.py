@@ -268,9 +268,10 @@ def test_a_loss_that_is_never_finite(rfcalc, write_design, unreported):
 
 
 def test_a_design_that_raises_in_training(rfcalc, write_design, unreported):
-    breaking = NET + "        def forward(self, x):\n            return super().forward(x[self.training:][:1])\n"
-    done = rfcalc("train", write_design(breaking), "--dataset", "digits", "--batch-size", "1")
+    breaking = NET + "        def forward(self, x):\n            return super().forward(x[:, :, self.training:])\n"
+    done = rfcalc("train", write_design(breaking), *SHORT)
     assert (done.code, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith("rfcalc: seed 1: training the design raised RuntimeError: ")
 
 
 def test_the_threads_that_train_are_recorded(rfcalc, write_design, unreported):
