@@ -420,20 +420,22 @@ class _Show:
         """Move a seed's bar."""
         if not self.drawn:
             return
-        if now.seed not in self.bars:
-            self.bars[now.seed] = self._bar()
-        bar = self.bars[now.seed]
         title = f"seed {now.seed} epoch {now.epoch}/{self.recorder.config.recipe.epochs}: "
+        if now.seed not in self.bars:
+            self.bars[now.seed] = self._bar(title)
+        bar = self.bars[now.seed]
         if bar.desc != title:
-            bar.reset(self.images)
+            # Before the reset, which draws: an epoch that begins has no loss yet.
             bar.set_description_str(title, refresh=False)
+            bar.set_postfix_str("", refresh=False)
+            bar.reset(self.images)
         bar.set_postfix_str(f"loss={now.loss:.4f}, acc={100 * now.correct / now.images:.2f}%", refresh=False)
         bar.update(now.images - bar.n)
 
-    def _bar(self) -> tqdm[None]:
+    def _bar(self, title: str) -> tqdm[None]:
         from tqdm import tqdm
 
-        return tqdm(total=self.images, unit=" images", leave=False, dynamic_ncols=True, file=sys.stderr)
+        return tqdm(desc=title, total=self.images, unit=" images", leave=False, dynamic_ncols=True, file=sys.stderr)
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch's lines; the seed's bar ends with its last epoch."""

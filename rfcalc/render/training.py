@@ -286,8 +286,8 @@ def _under_target(run: Run, analysis: Analysis) -> str:
     target = run.config.claim.target
     if 100 * analysis.train.high < target:
         return (
-            f"Even of the training images fewer than {target:g} % are right: it under-fits, so capacity, epochs or the "
-            "learning rate stand in the way, not over-fitting."
+            f"Even of the training images fewer than {target:g} % are right: it under-fits. Too little capacity, too "
+            "few epochs, the learning rate, or too much augmentation or dropout may be the cause; which, is not shown."
         )
     if 100 * analysis.train.low > target:
         return f"More than {target:g} % of the training images are right: the network can express the target."

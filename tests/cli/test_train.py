@@ -165,6 +165,18 @@ def test_fast(rfcalc, write_design, unreported):
     )
 
 
+def test_bars(rfcalc, write_design, unreported, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    done = rfcalc("train", write_design(NET), *SHORT)
+    drawn = [line for line in done.err.replace("\n", "\r").split("\r") if "images/s" in line]
+    assert all(line.startswith("seed 1 epoch ") for line in drawn)
+    begun = [line for line in drawn if "| 0/1437 " in line]
+    assert [line[:14] for line in begun] == [f"seed 1 epoch {epoch}" for epoch in range(1, 5)]
+    assert "loss=" not in "".join(begun)
+    assert "images/s, loss=" in drawn[-1]
+    assert "images/s" not in rfcalc("train", write_design(NET), *SHORT, "--json").err
+
+
 # --- stopped, and going on -----------------------------------------------------------------------------------
 
 

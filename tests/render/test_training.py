@@ -173,7 +173,7 @@ def test_findings(name):
     assert expected in text
     exclusive = [
         ("over-fits by that much", "no over-fitting is"),
-        ("it under-fits,", "can express the target", "cannot be told.\nWhile"),
+        ("it under-fits.", "can express the target", "cannot be told.\nWhile"),
         ("it still improves;", "it falls;", "not shown;", "cannot be told.\n46"),
     ]
     for phrases in exclusive:
