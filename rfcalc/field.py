@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 Bounds = NDArray[Any]
 Index = NDArray[np.int64]
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 EMPTY = 1 << 40  # larger than any input; min-neutral
 _ONE = Fraction(1)
@@ -74,15 +75,23 @@ class AxisField:
     ) -> None:
         self.parts, self.jump, self.aligned, self.mixed, self.before = parts, jump, aligned, mixed, before
 
-    def since(self, known: Callable[[AxisField], bool]) -> list[AxisField]:
-        """Itself and what it continues, oldest first, as far back as to the first that is known (left out).
+    def fold(
+        self, known: dict[int, tuple[T, AxisField]], whole: Callable[[AxisField], T], more: Callable[[T, AxisField], T]
+    ) -> T:  # fmt: skip
+        """`whole` of itself, by `more` from that of the concatenation it continues; `known` holds what was found.
 
         A dense block may be longer than Python recurses.
         """
-        links = [self]
-        while (before := links[-1].before) is not None and not known(before):
+        links, hit = [self], known.get(id(self))
+        while hit is None and (before := links[-1].before) is not None:
             links.append(before)
-        return links[::-1]
+            hit = known.get(id(before))
+        if hit is None:
+            first = links[-1]
+            hit = known[id(first)] = (whole(first), first)
+        for link in links[-2::-1]:
+            hit = known[id(link)] = (more(hit[0], link), link)
+        return hit[0]
 
     def with_parts(self, parts: Sequence[Part], jump: Fraction | None = None) -> AxisField:
         return _axis_field(parts, self.jump if jump is None else jump, self.aligned, self.mixed)
@@ -641,8 +650,9 @@ def reshape_part(part: Part, old: Shape, new: Shape) -> Part:
         dims += list(dst)
         if len(src) > 1 or len(dst) > 1:
             fresh += list(dst)
-    if not fresh:
-        return Part(part.bounds.reshape(target), tuple(dims), part.local, span)
+    if not fresh:  # the array itself, if it loses no dim of size 1: what is known of it is known by identity
+        b = part.bounds if len(target) == part.bounds.ndim else part.bounds.reshape(target)
+        return Part(b, tuple(dims), part.local, span)
     _limit(math.prod(full))
     b = np.broadcast_to(part.bounds.reshape(size), full).reshape(target)
     return settle(Part(b, tuple(dims), part.local, span), fresh)
@@ -717,7 +727,7 @@ def _place_array(part: Part, dim: int, start: int, total: int) -> Part:
 
 def _axes_agree(a: AxisField, b: AxisField) -> bool:
     """Do two paths agree on jump and on the centre of every position? Compared where their layouts do."""
-    if a.jump != b.jump and a.varies() and b.varies():
+    if a.jump is not b.jump and a.jump != b.jump and a.varies() and b.varies():
         return False
     for p in a.parts:
         for q in b.parts:
@@ -779,7 +789,7 @@ def join_axes(axes: Sequence[AxisField]) -> AxisField:
     return _axis_field(parts, lead.jump, aligned, mixed)
 
 
-def beside_axes(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> AxisField:
+def beside_axes(axes: Sequence[AxisField], sizes: Shape, dim: int) -> AxisField:
     """Operands of a concatenation: each exists on its own stretch of `dim`, and is context where others vary."""
     key = ("beside", dim, *map(id, axes))
     grown = _one_more(axes, sizes, dim, key)
@@ -812,19 +822,19 @@ def beside_axes(axes: Sequence[AxisField], sizes: Sequence[int], dim: int) -> Ax
     if plain and len(parts) > 1:
         out = AxisField(tuple(parts), lead.jump, aligned, mixed or not all(p.local for p in parts))
         if len(beside) == len(axes):
-            _memo[key] = (out, lead, tuple(sizes), axes)
+            _memo[key] = (out, lead, sizes, axes)
         return out
     return _axis_field(parts, lead.jump, aligned, mixed)
 
 
 def _one_more(
-    axes: Sequence[AxisField], sizes: Sequence[int], dim: int, key: tuple[Any, ...]
+    axes: Sequence[AxisField], sizes: Shape, dim: int, key: tuple[Any, ...]
 ) -> AxisField | None:  # fmt: skip
     """A dense block concatenates what it concatenated before, and one operand more: only that one is new."""
     last = axes[-1]
     known = _memo.get(key[:-1]) if len(axes) > 2 else None
     # One field may belong to tensors of several widths.
-    if known is None or len(last.parts) != 1 or known[2] != tuple(sizes[:-1]):
+    if known is None or len(last.parts) != 1 or known[2] != sizes[:-1]:
         return None
     before, lead, earlier, _ = known
     p, n, start = last.parts[0], sizes[-1], sum(earlier)
@@ -833,7 +843,7 @@ def _one_more(
     parts = (*before.parts, Part(p.bounds, p.dims, p.local, Span(dim, start, start + n)))
     aligned = before.aligned and last.aligned and _axes_agree(lead, last)
     out = AxisField(parts, lead.jump, aligned, before.mixed or last.mixed or not p.local, before)
-    _memo[key] = (out, lead, (*earlier, n), axes)
+    _memo[key] = (out, lead, sizes, axes)
     return out
 
 
@@ -883,24 +893,21 @@ def _reduce_axis(a: AxisField, gone: frozenset[int]) -> AxisField:
 
 def _reduce_beside(a: AxisField, gone: frozenset[int]) -> AxisField:
     """Hull over the dim along which many operands of a concatenation lie."""
-    key = ("reduced", id(a), gone)
-    if key not in _memo:
-        # What lies along them is reduced part by part, without those before.
-        apart = gone.isdisjoint(a.parts[-1].dims)
-        for link in a.since(lambda before: ("reduced", id(before), gone) in _memo) if apart else [a]:
-            _memo["reduced", id(link), gone] = (_reduced(link, gone), link)
-    result: AxisField = _memo[key][0]
-    return result
 
+    def whole(link: AxisField) -> AxisField:
+        return link.with_parts([reduce_part(p, gone) for p in link.parts])
 
-def _reduced(a: AxisField, gone: frozenset[int]) -> AxisField:
-    last = a.parts[-1]
-    if a.before is not None and gone.isdisjoint(last.dims):
-        rest = _reduce_beside(a.before, gone).parts  # known by now
-        if len(rest) == 1 and _alike(rest[0], last):
-            hull = _minimum(rest[0].bounds, last.bounds)
-            return AxisField((Part(hull, last.dims, last.local),), a.jump, a.aligned, a.mixed)
-    return a.with_parts([reduce_part(p, gone) for p in a.parts])
+    def more(before: AxisField, link: AxisField) -> AxisField:
+        rest, last = before.parts, link.parts[-1]
+        if len(rest) > 1 or not gone.isdisjoint(last.dims) or not _alike(rest[0], last):
+            return whole(link)
+        hull = _minimum(rest[0].bounds, last.bounds)
+        return AxisField((Part(hull, last.dims, last.local),), link.jump, link.aligned, link.mixed)
+
+    if not gone.isdisjoint(a.parts[-1].dims):  # only what lies along them is reduced part by part
+        return whole(a)
+    known: dict[int, tuple[AxisField, AxisField]] = _memo.setdefault(("reduced", gone), ({},))[0]
+    return a.fold(known, whole, more)
 
 
 def _alike(p: Part, q: Part) -> bool:

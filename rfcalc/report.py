@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -373,11 +373,22 @@ class _Facts(NamedTuple):
     regular: bool
 
 
+def _either(a: _Facts, b: _Facts) -> _Facts:
+    """Of two parts that lie side by side."""
+    return _Facts(
+        max(a.largest, b.largest), min(a.smallest, b.smallest), min(a.low, b.low), max(a.high, b.high),
+        a.regular and b.regular,
+    )  # fmt: skip
+
+
 def _facts(b: Any) -> _Facts:
     line = line_of(b)
     if line is not None:
         r = line.high - line.low + 1
         return _Facts(r, r, line.low, line.high, True)
+    if b.ndim == 1 and b[2] < EMPTY // 2:  # the same everywhere
+        _, _, low, high = b.tolist()
+        return _Facts(1 - low - high, 1 - low - high, low, -high, True)
     if not b.size:  # a tensor without elements
         return _Facts(0, 0, 0, -1, True)
     largest, smallest = _sizes(b)
@@ -516,6 +527,21 @@ def _owned(
     return rows, list(lost.items())
 
 
+def _local_dims(p: Part) -> frozenset[int]:
+    return frozenset(p.dims) if p.local else _NO_DIMS
+
+
+@lru_cache(maxsize=1024)
+def _grid(n: int, along: frozenset[int], layout: str) -> tuple[int, ...]:
+    """The map of a tensor of n dims, whose local fields run along some of them."""
+    if n <= 2:
+        return tuple(sorted(along)) if layout == "T" else ()
+    default = tuple(range(2, n)) if n > 3 or (n == 3 and layout[:1] == "C" and len(layout) == 2) else (1,)
+    if not along or along <= set(default) or (1 in along and set(default) < along):
+        return default
+    return tuple(sorted(along))
+
+
 class _Side(NamedTuple):
     """One tensor as a table shows it."""
 
@@ -551,15 +577,11 @@ class _Reader:
 
     def facts_beside(self, a: AxisField) -> _Facts:
         """Of operands that lie side by side: a dense block asks again and again, with one more each time."""
-        known = self.known_beside
-        if id(a) not in known:
-            for link in a.since(lambda before: id(before) in known):
-                before = link.before
-                new = [self.facts(p) for p in (link.parts if before is None else link.parts[-1:])]
-                apart = new if before is None else [known[id(before)][0], *new]
-                sizes, least, lows, highs, even = zip(*apart, strict=True)
-                known[id(link)] = (_Facts(max(sizes), min(least), min(lows), max(highs), all(even)), link)
-        return known[id(a)][0]
+
+        def whole(link: AxisField) -> _Facts:
+            return reduce(_either, [self.facts(p) for p in link.parts])
+
+        return a.fold(self.known_beside, whole, lambda before, link: _either(before, self.facts(link.parts[-1])))
 
     def sizes(self, parts: Sequence[Part], shape: Shape) -> tuple[int, int]:
         """Largest and smallest unclipped size over all positions that see anything."""
@@ -623,28 +645,17 @@ class _Reader:
 
     def grid(self, shape: Shape, f: Field) -> tuple[int, ...]:
         """Which dims of a tensor are its map: those the local fields run along, else the usual ones."""
-        n = len(shape)
-        default = tuple(range(2, n)) if n > 3 or (n == 3 and self.layout[:1] == "C" and len(self.layout) == 2) else (1,)
-        along = self.along(f.axes[0]).union(*[self.along(a) for a in f.axes[1:]])
-        if n <= 2:
-            return tuple(sorted(along)) if self.layout == "T" else ()
-        if not along or along <= set(default) or (1 in along and set(default) < along):
-            return default
-        return tuple(sorted(along))
+        return _grid(len(shape), _NO_DIMS.union(*[self.along(a) for a in f.axes]), self.layout)
 
     def along(self, a: AxisField) -> frozenset[int]:
         """The dims that the local field of an axis runs along."""
         if len(a.parts) == 1:
-            p = a.parts[0]
-            return frozenset(p.dims) if p.local else _NO_DIMS
-        known = self.known_along
-        if id(a) not in known:
-            for link in a.since(lambda before: id(before) in known):
-                before = link.before
-                new = link.parts if before is None else link.parts[-1:]
-                dims = frozenset([d for p in new if p.local for d in p.dims])
-                known[id(link)] = (dims if before is None else dims | known[id(before)][0], link)
-        return known[id(a)][0]
+            return _local_dims(a.parts[0])
+
+        def whole(link: AxisField) -> frozenset[int]:
+            return _NO_DIMS.union(*map(_local_dims, link.parts))
+
+        return a.fold(self.known_along, whole, lambda before, link: before | _local_dims(link.parts[-1]))
 
     def channels(self, shape: Shape, grid: tuple[int, ...]) -> int | None:
         if len(shape) < 2:

@@ -512,30 +512,25 @@ def cat(run: Run, op: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     if kwargs or not isinstance(tensors, list | tuple) or not tensors:
         return NotImplemented
     first = tensors[0]
-    n = first.dim()
+    n, dtype = first.dim(), first.dtype
     at = dim % n if n else 0
-    dtype = first.dtype
+    usual = tuple(first.shape)
+    before, after = usual[:at], usual[at + 1 :]
     items = []
-    ins = []
-    total = 0
-    before: Shape | None = None
-    after: Shape = ()
     for t in tensors:
         if type(t) is not Tensor or t.dtype is not dtype or not t.is_contiguous():
             return NotImplemented
         v = run.value(t)
         shape = v.shape
-        if before is None:
-            before, after = shape[:at], shape[at + 1 :]
-        if len(shape) != n or shape[:at] != before or shape[at + 1 :] != after:
-            return NotImplemented
+        if shape != usual:  # most are like the one before
+            if len(shape) != n or shape[:at] != before or shape[at + 1 :] != after:
+                return NotImplemented
+            usual = shape
         items.append(v)
-        total += shape[at]
-        if v.field is not None:
-            ins.append((shape, v.field))
-    if not ins or before is None:
+    ins = [(v.shape, v.field) for v in items if v.field is not None]
+    if not ins:
         return NotImplemented
-    call = Call("cat", ((*before, total, *after),))
+    call = Call("cat", ((*before, sum([v.shape[at] for v in items]), *after),))
     field = RULES["cat"](call, items, at)
     op.ins += ins
     out = _meta(call.out[0], first)

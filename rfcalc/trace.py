@@ -732,54 +732,59 @@ _global_hooks, _global_pre_hooks = nn.modules.module._global_forward_hooks, nn.m
 def _at_once(run: Run, module: nn.Module, layer: Layer, inner: Callable[..., Any]) -> Callable[..., Any]:
     """A plain layer answered by its shortcut, without the way through torch's Python: a third of a run's time.
 
-    The mode is off meanwhile, as torch has it within `__torch_function__`. What the shortcut declines, and a layer
-    that was changed since or has hooks, goes the long way.
+    What the shortcut declines, and a layer that was changed since or has hooks, goes the long way.
     """
-    function, arguments, ndims = layer
-    short, path, kind, d = run.shortcuts[function], run.paths[id(module)], type(module), module.__dict__
-    hooks, pre_hooks = d["_forward_hooks"], d["_forward_pre_hooks"]
-    long = _framed(run, module, inner)
-
-    def plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
-        if kwargs or len(args) != 1 or hooks or pre_hooks or _global_hooks or _global_pre_hooks or "forward" in d:
-            return None
-        if (ndims is not None and args[0].dim() not in ndims) or type(module) is not kind or not _is_on_top(run):
-            return None
-        return arguments(d)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        rest = plain(args, kwargs)
-        if rest is None:
-            return long(*args, **kwargs)
-        outer = run.frame
-        frame = run.frame = Frame(module, path, outer)
-        run.number += 1
-        op = run.op = Event(run.number, frame)
-        mode = _pop_mode()
-        try:
-            result = short(run, op, args[0], *rest)
-            if result is NotImplemented:
-                run.number -= 1
-            else:
-                run.finish(function, op, rest, result)
-        except BaseException as error:
-            blame(error, frame)
-            raise
-        finally:
-            _push_mode(mode)
-            run.op = None
-            run.frame = outer
-        return long(*args) if result is NotImplemented else result
+        rest = _arguments(run, module, layer, args, kwargs)
+        result = NotImplemented if rest is None else _answer(run, module, layer.function, args[0], rest)
+        return _framed(run, module, inner)(*args, **kwargs) if result is NotImplemented else result
 
     return call
 
 
-def _framed(run: Run, module: nn.Module, inner: Callable[..., Any]) -> Callable[..., Any]:
-    path = run.paths[id(module)]
+def _arguments(run: Run, module: nn.Module, layer: Layer, args: Any, kwargs: Any) -> tuple[Any, ...] | None:
+    """What the layer's function is given behind the input; None for a call that is not plain any more."""
+    d = module.__dict__
+    if kwargs or len(args) != 1 or d["_forward_hooks"] or d["_forward_pre_hooks"] or "forward" in d:
+        return None
+    if _global_hooks or _global_pre_hooks or not _is_on_top(run) or run.layers.get(type(module)) is not layer:
+        return None
+    if layer.ndims is not None and args[0].dim() not in layer.ndims:
+        return None
+    return layer.arguments(d)
 
+
+def _answer(run: Run, module: nn.Module, function: Callable[..., Any], x: Any, rest: tuple[Any, ...]) -> Any:
+    """The result of the function's shortcut, written as an event of the layer; NotImplemented where it declines.
+
+    The mode is off meanwhile, as torch has it within `__torch_function__`.
+    """
+    outer = run.frame
+    frame = run.frame = Frame(module, run.paths[id(module)], outer)
+    run.number += 1
+    op = run.op = Event(run.number, frame)
+    mode = _pop_mode()
+    try:
+        result = run.shortcuts[function](run, op, x, *rest)
+        if result is NotImplemented:
+            run.number -= 1
+        else:
+            run.finish(function, op, rest, result)
+        return result
+    except BaseException as error:
+        blame(error, frame)
+        raise
+    finally:
+        _push_mode(mode)
+        run.op = None
+        run.frame = outer
+
+
+def _framed(run: Run, module: nn.Module, inner: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         outer = run.frame
-        frame = run.frame = Frame(module, path, outer)
+        frame = run.frame = Frame(module, run.paths[id(module)], outer)
         try:
             return inner(*args, **kwargs)
         except BaseException as error:
@@ -836,7 +841,7 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
         yield
     finally:
         _put_back(tables)
-        for table in empty:  # and is not any more: hooks or buffers that the forward registered
+        for table in filter(None, empty):  # not empty any more: hooks or buffers that the forward registered
             table.clear()
         for d, old in snapshots:
             for name in ("training", "_call_impl"):  # the usual changes; a compiled module has no `training` of its own

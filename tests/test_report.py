@@ -359,10 +359,18 @@ def test_padding_on_its_own_stays_aligned():
     ]
 
 
+def test_both_axes_of_a_square_map_share_what_was_worked_out():
+    layers = [nn.Conv2d(1, 2, 3, stride=2), nn.MaxPool2d(2), nn.Conv2d(2, 2, 3, padding=1), nn.AdaptiveAvgPool2d(1)]
+    report = rfcalc.analyze(nn.Sequential(*layers, nn.Flatten()), (1, 29, 29))
+    for name, field in report.fields.items():
+        h, w = (axis.parts[0].bounds for axis in field.axes)
+        assert h is w, name
+
+
 def test_a_dense_block_may_be_longer_than_python_recurses():
     length = sys.getrecursionlimit() + 100
     axes = [identity(4, 2).with_parts(identity(4, 2).parts) for _ in range(length)]
-    grown = [beside_axes(axes[:i], [1] * i, 1) for i in range(2, length + 1)][-1]
+    grown = [beside_axes(axes[:i], (1,) * i, 1) for i in range(2, length + 1)][-1]
     reader = rfcalc.report._Reader((), "CHW")
     assert reader.along(grown) == {2}
     assert reader.facts_beside(grown).largest == 1

@@ -12,15 +12,15 @@ from .registry import Call, Result, Value, dim_of, rule
 
 def beside(items: Sequence[Value], dim: int) -> Field | None:
     """Concatenate along dim. An operand that does not vary where another does is context there."""
-    fields = [v.field for v in items]
-    some = next((f for f in fields if f is not None), None)
+    some = next((v.field for v in items if v.field is not None), None)
     if some is None:
         return None
-    sizes = [v.shape[dim] for v in items]
-    axes = [
-        beside_axes([NOTHING if f is None else f.axes[i] for f in fields], sizes, dim) for i in range(len(some.axes))
-    ]
-    return Field(tuple(axes), frozenset().union(*(f.approx for f in fields if f is not None)))
+    nothing = Field((NOTHING,) * len(some.axes))
+    fields = [nothing if v.field is None else v.field for v in items]
+    sizes = tuple([v.shape[dim] for v in items])
+    columns = zip(*[f.axes for f in fields], strict=True)
+    axes = tuple([beside_axes(column, sizes, dim) for column in columns])
+    return Field(axes, frozenset().union(*[f.approx for f in fields]))
 
 
 @rule("cat", "concat", "concatenate")

@@ -37,6 +37,12 @@ _ONE = Fraction(1)
 Steps = tuple[tuple[int, int, int, int, int, bool], ...]
 
 
+@lru_cache(maxsize=1024)
+def _scaled(jump: Fraction, by: int) -> Fraction:
+    """One object for H and W: what was worked out for the one is then found, by identity, for the other."""
+    return jump * by
+
+
 def _slide(field: Field, first: int, shape: Shape, out: Shape, steps: Steps) -> Field:
     """Apply one window per spatial dim, starting at tensor dim `first`."""
 
@@ -51,7 +57,7 @@ def _slide(field: Field, first: int, shape: Shape, out: Shape, steps: Steps) -> 
             if not hit:
                 continue
             if s != 1 and a.runs_along(dim):
-                jump = jump * s
+                jump = _scaled(jump, s)
             parts = tuple([window_part(p, dim, shape[dim], out[dim], k, s, before, d, a.jump) for p in parts])
         return a if parts is a.parts else a.with_parts(parts, jump)
 
