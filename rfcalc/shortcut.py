@@ -313,9 +313,10 @@ def batch_norm(
     v = run.value(x)
     if v.field is None or len(v.shape) < 2 or running_mean is None:
         return NotImplemented
-    # What does not fit is torch's to refuse.
-    if any(t is not None and t.shape != v.shape[1:2] for t in (running_mean, running_var, weight, bias)):
-        return NotImplemented
+    channels = v.shape[1]
+    for t in (running_mean, running_var, weight, bias):
+        if t is not None and t.numel() != channels:
+            return NotImplemented  # torch's to refuse
     return _out(run, op, x, v, Call("batch_norm", (v.shape,)), v.field.unmasked())
 
 
@@ -516,17 +517,16 @@ def cat(run: Run, op: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     at = dim % n if n else 0
     usual = tuple(first.shape)
     before, after = usual[:at], usual[at + 1 :]
-    items = []
     for t in tensors:
         if type(t) is not Tensor or t.dtype is not dtype or not t.is_contiguous():
             return NotImplemented
-        v = run.value(t)
+    items = run.values(tensors)
+    for v in items:
         shape = v.shape
         if shape != usual:  # most are like the one before
             if len(shape) != n or shape[:at] != before or shape[at + 1 :] != after:
                 return NotImplemented
             usual = shape
-        items.append(v)
     ins = [(v.shape, v.field) for v in items if v.field is not None]
     if not ins:
         return NotImplemented

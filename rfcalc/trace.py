@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -377,6 +378,13 @@ class Run(TorchFunctionMode):
         v = Traced(tuple(t.shape), None, Cell(self.ledger, 0), const)
         self.known[id(t)] = (v, t)
         return v
+
+    def values(self, tensors: Sequence[Tensor]) -> list[Value]:
+        """`value` of each plain tensor. Most were made in the run, and nothing has written to them since."""
+        return [
+            v if (v := t.__dict__.get(_KEY)) is not None and v.version == v.cell.version else self.value(t)
+            for t in tensors
+        ]
 
     def _use(self, ident: int) -> None:
         self.used.add(ident)
@@ -804,7 +812,7 @@ def blame(error: BaseException, frame: Frame) -> None:
 
 
 _CONTAINERS = frozenset((dict, list, set))
-_TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+_tables_of = itemgetter("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 _OF_EVERY_MODULE = tuple(nn.Module().__dict__)  # set by nn.Module itself, first and in this order
 
 
@@ -823,8 +831,7 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
             continue
         d = m.__dict__
         snapshots.append((d, d.copy()))
-        for k in _TABLES:
-            table = d[k]
+        for table in _tables_of(d):
             if table:
                 tables.append((table, table.copy()))
             else:
@@ -844,11 +851,10 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
         for table in filter(None, empty):  # not empty any more: hooks or buffers that the forward registered
             table.clear()
         for d, old in snapshots:
-            for name in ("training", "_call_impl"):  # the usual changes; a compiled module has no `training` of its own
-                if name in old:
-                    d[name] = old[name]
-                else:
-                    d.pop(name, None)
+            if "_call_impl" not in old:
+                d.pop("_call_impl", None)
+            if "training" in old:  # a compiled module has none of its own
+                d["training"] = old["training"]
         _put_back(snapshots)
         for script, training in scripted:
             script.train(training)
