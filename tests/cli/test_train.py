@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from rfcalc.design import load_design
 from rfcalc.train import record
@@ -166,6 +167,13 @@ def test_fast(rfcalc, write_design, unreported):
 
 
 def test_bars(rfcalc, write_design, unreported, monkeypatch):
+    class Eager(tqdm):
+        """Draws however soon after it has drawn."""
+
+        def __init__(self, **options):
+            super().__init__(**options, mininterval=0)
+
+    monkeypatch.setattr("tqdm.tqdm", Eager)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     done = rfcalc("train", write_design(NET), *SHORT)
     drawn = [line for line in done.err.replace("\n", "\r").split("\r") if "images/s" in line]
