@@ -228,7 +228,8 @@ def test_bad_input(rfcalc, run, home, name):
 def test_weights_that_overflow(rfcalc, run, tmp_path):
     tensors = {name: one.clone() for name, one in load_file(run.folder / "weights-1-raw.safetensors").items()}
     for name in ("0.weight", "5.weight"):
-        tensors[name] *= 1e38 / tensors[name].abs().max()
+        tensors[name] *= 1 / tensors[name].abs().max()
+        tensors[name] *= 1e38
     save_file(tensors, tmp_path / "net.safetensors")
     done = rfcalc("evaluate", str(tmp_path / "net.safetensors"), "net.py", "--dataset", "digits")
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
