@@ -90,7 +90,7 @@ def _changes(root: Path, commit: str) -> _Changes:
         index = Path(folder, "index")
         real = root / os.fsdecode(_git(root, "rev-parse", "--git-path", "index")).strip("\n")
         if real.exists():
-            shutil.copy(real, index)
+            shutil.copy2(real, index)  # with its time: by it git knows which files it must read again
         # Untracked files enter the copy by name only: thus the diff has them, and sees where they were moved from.
         new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", index=index)
         if new:

@@ -134,6 +134,18 @@ def test_an_ignored_file_is_as_it_was_unless_git_holds_it(repository, write_desi
     assert changed("secret", "alone") == same("alone")
 
 
+def test_a_change_of_the_same_size_within_the_second_of_the_commit_is_seen(repository, write_design):
+    """Git tells by the age of its index which files it must read again."""
+    design, moment = Path("models/alone.py"), (1e9, 1e9)
+    git("config", "core.trustctime", "false")
+    os.utime(design, moment)
+    git("update-index", "--refresh")
+    design.write_text(design.read_text().replace("(3, 1)", "(4, 1)"))
+    for file in (design, Path(".git/index")):
+        os.utime(file, moment)
+    assert list(changed_designs("HEAD", [design])) == [design]
+
+
 def test_the_repository_is_left_as_it_was(repository, write_design):
     write_design("x = 1", "models/fresh.py")
     write_design("x = 1", "models/other.py")
