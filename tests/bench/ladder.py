@@ -156,7 +156,7 @@ def foot(figures: dict[str, dict[str, Any]]) -> str:
     return (
         f"{sum(len(run['raw_correct']) for run in runs)} trainings, {', '.join(used)}, by\n\n"
         + "".join(f"    {command}\n" for command in [*commands, "python tests/bench/ladder.py table"])
-        + "\nThe figures of each run are in [ladder.json](ladder.json). *not run*: the design wants a GPU.\n"
+        + "\nThe figures of each run are in [ladder.json](ladder.json). *not run*: not trained yet (three want a GPU); `train` goes on where it stopped.\n"
     )
 
 
