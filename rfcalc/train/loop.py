@@ -31,13 +31,15 @@ from rfcalc.errors import ForwardError, InputError, NotFiniteError, RfcalcError
 from rfcalc.train.augment import apply, draw
 from rfcalc.train.data import DataSet, Split, normalise
 from rfcalc.train.dropout import quicken
-from rfcalc.train.optim import BY_BATCH, build, build_schedule, shares
+from rfcalc.train.optim import BY_BATCH, Choice, build, build_schedule, shares
 from rfcalc.train.recipe import Recipe
 
 _EVALUATED = 500
 """Images evaluated at once: enough to fill a CPU, few enough that activations stay in its cache."""
 _CHECKED = 32
 """Steps between looks for a loss that is not finite. On a GPU a look waits for it, so there is one at the end."""
+_TRIED = 64
+"""Images on which a network is tried before training: enough for the statistics of a norm."""
 _TOLD = 0.1
 """Seconds at least between two calls of `on_batch`."""
 _FINITE = "expected a finite loss: try a smaller learning rate"
@@ -194,14 +196,29 @@ class _Run:
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema else None
         self.averaged = _averaged(self.model)
         graphed = device == "cuda" and recipe.optimizer.name in ("Muon", "AdamW", "Adam") and _only_rate(recipe)
-        self.optimizers = [
-            build(choice, part, captured=graphed) for choice, part in shares(self.model, recipe.optimizer, recipe.rest)
-        ]
+        self.optimizers = [build(choice, part, captured=graphed) for choice, part in self._shares()]
         total = recipe.epochs * len(self.sizes)
         self.schedules = [
             build_schedule(recipe.schedule, optimizer, total) for optimizer in self.optimizers if recipe.schedule
         ]
         self.step = _Captured(self._step) if graphed else self._step
+
+    def _shares(self) -> list[tuple[Choice, list[nn.Parameter]]]:
+        """Who trains what, by the network as it was built: the same when a run is resumed."""
+        images, _ = self.data.train.batch(torch.arange(min(_TRIED, len(self.data.train)), device=self.device))
+        images = normalise(images, self.data).contiguous(memory_format=torch.channels_last)
+        with self._randomness(), self._naming(images):
+            return shares(self.model, self.recipe.optimizer, self.recipe.rest, images)
+
+    @contextlib.contextmanager
+    def _naming(self, images: Tensor) -> Iterator[None]:
+        """What the design's own forward and backward raise is a ForwardError."""
+        try:
+            yield
+        except Exception as error:
+            raise ForwardError(
+                f"seed {self.seed}: training the design raised {one_line(error)} on images {tuple(images.shape)}"
+            ) from error
 
     # --- an epoch ---
 
@@ -290,16 +307,12 @@ class _Run:
         images = images.contiguous(memory_format=torch.channels_last)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        try:
+        with self._naming(images):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
                 output = self.model(images)
             output = output.float()
             loss = cross_entropy(output, labels, label_smoothing=self.recipe.label_smoothing)
             torch.autograd.backward(loss)
-        except Exception as error:  # the design's own forward and backward
-            raise ForwardError(
-                f"seed {self.seed}: training the design raised {one_line(error)} on images {tuple(images.shape)}"
-            ) from error
         for optimizer in self.optimizers:
             optimizer.step()
         return loss.detach(), (output.detach().argmax(1) == labels).sum()

@@ -8,6 +8,7 @@ A `Choice` is a name and the arguments of torch's class of that name, checked by
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import inspect
@@ -136,21 +137,65 @@ def _newton_schulz(stack: Tensor, rounds: int) -> Tensor:
     return stack
 
 
-def shares(model: nn.Module, first: Choice, rest: Choice | None) -> list[tuple[Choice, list[nn.Parameter]]]:
+_SCALE_FREE = 0.5
+"""A layer doubled in front of a norm moves the outputs by 0 to 0.3 of their spread in the ladders (more than 0 where a
+bias of another layer or a norm's eps stands between); one without a norm by more than 1."""
+
+
+def shares(
+    model: nn.Module, first: Choice, rest: Choice | None, images: Tensor
+) -> list[tuple[Choice, list[nn.Parameter]]]:
     """Which optimizer gets which parameters: all the only one, or Muon its matrices and `rest` what is left.
 
     Muon's are the weights of convolutions and linear layers but the last of them in the order of construction, the
-    classifier. Convolutions in groups are not one matrix and go to `rest`. Parameters that are frozen go nowhere.
+    classifier, and only where a norm takes their length out again, as tried on `images` [N, C, H, W]: an orthogonal
+    step is as long for a short weight as for a long one, so without a norm its rate has to fit the network.
+    Convolutions in groups are not one matrix and go to `rest`. Parameters that are frozen go nowhere.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if rest is None:
         return [(first, trained)]
     layers = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)]
-    matrices = {id(layer.weight) for layer in layers[:-1] if getattr(layer, "groups", 1) == 1}
+    free = scale_free(model, images)
+    matrices = {id(layer.weight) for layer in layers[:-1] if layer in free and getattr(layer, "groups", 1) == 1}
     matrices -= {id(layer.weight) for layer in layers[-1:]}
     own = [parameter for parameter in trained if id(parameter) in matrices]
     left = [parameter for parameter in trained if id(parameter) not in matrices]
     return [(choice, part) for choice, part in ((first, own), (rest, left)) if part]
+
+
+@torch.no_grad()
+def scale_free(model: nn.Module, images: Tensor) -> set[nn.Module]:
+    """The convolutions and linear layers whose length a later norm takes out: doubled, the outputs hardly change.
+
+    Tried on `images` [N, C, H, W], N > 1, on a copy of the network; torch's random state is left as it was.
+    """
+    trial = copy.deepcopy(model).train()
+    before = _outputs(trial, images)
+    spread = (before - before.mean(0)).norm()
+    found = set()
+    for layer, tried in zip(model.modules(), trial.modules(), strict=True):
+        if isinstance(tried, nn.modules.conv._ConvNd | nn.Linear):
+            own = list(tried.parameters(recurse=False))
+            _scale(own, 2)
+            if (_outputs(trial, images) - before).norm() <= _SCALE_FREE * spread:
+                found.add(layer)
+            _scale(own, 0.5)
+    return found
+
+
+def _scale(weights: list[nn.Parameter], factor: float) -> None:
+    for weight in weights:
+        weight.mul_(factor)
+
+
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    """With the same dropout at every call."""
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        outputs: Tensor = model(images).double()
+        return outputs
 
 
 # --- by name -------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from rfcalc.train.optim import (
     build,
     build_schedule,
     orthogonalised,
+    scale_free,
     shares,
     warm_up_then_linear,
 )
@@ -107,27 +108,93 @@ def names(model, parameters):
     return [own[id(parameter)] for parameter in parameters]
 
 
-def test_muon_takes_the_matrices_but_the_last():
-    model = load_design(str(Path(__file__).parents[2] / "models/step8.py")).build_real()
-    (muon, matrices), (adamw, rest) = shares(model, Choice("Muon"), Choice("AdamW"))
+def digits(count=16):
+    """Images [N, 1, 28, 28] of different brightness."""
+    return noise(count, 1, 28, 28) + noise(count, 1, 1, 1, seed=1)
+
+
+def design(name):
+    return load_design(str(Path(__file__).parents[2] / f"models/{name}.py")).build_real()
+
+
+def convolutions(model):
+    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("name", ["step8", "compact", "era/model6", "s7/step3_code6"])
+def test_muon_takes_the_matrices_but_the_last(name):
+    model = design(name)
+    (muon, matrices), (adamw, rest) = shares(model, Choice("Muon"), Choice("AdamW"), digits())
     assert (muon.name, adamw.name) == ("Muon", "AdamW")
-    convolutions = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
-    assert names(model, matrices) == convolutions[:-1]
+    assert names(model, matrices) == [f"{name}.weight" for name in convolutions(model)[:-1]]
     assert sorted(names(model, [*matrices, *rest])) == sorted(name for name, _ in model.named_parameters())
 
 
+@pytest.mark.parametrize("name", ["step2", "era/model2", "s7/step1_model1"])
+def test_a_network_without_norms_has_nothing_for_muon(name):
+    model = design(name)
+    ((choice, parameters),) = shares(model, Choice("Muon"), Choice("AdamW"), digits())
+    assert (choice.name, len(parameters)) == ("AdamW", len(list(model.parameters())))
+
+
 def test_convolutions_in_groups_and_frozen_weights_are_not_muons():
-    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 2))
-    model[2].weight.requires_grad_(False)
-    (_, matrices), (_, rest) = shares(model, Choice("Muon"), Choice("AdamW"))
-    assert names(model, matrices) == ["1.weight"]
-    assert names(model, rest) == ["0.weight", "0.bias", "1.bias", "2.bias", "3.weight", "3.bias"]
+    convolutions = [nn.Conv2d(4, 4, 1, groups=groups, bias=False) for groups in (4, 1, 1)]
+    convolutions[2].weight.requires_grad_(False)
+    norms = [nn.BatchNorm2d(4, affine=False) for _ in convolutions]
+    model = nn.Sequential(*(part for pair in zip(convolutions, norms, strict=True) for part in pair), nn.Flatten())
+    model.append(nn.Linear(16, 2))
+    (_, matrices), (_, rest) = shares(model, Choice("Muon"), Choice("AdamW"), noise(8, 4, 2, 2))
+    assert names(model, matrices) == ["2.weight"]
+    assert names(model, rest) == ["0.weight", "7.weight", "7.bias"]
 
 
 def test_a_network_with_one_layer_has_nothing_for_muon():
     model = nn.Linear(4, 2)
-    ((choice, parameters),) = shares(model, Choice("Muon"), Choice("AdamW"))
+    ((choice, parameters),) = shares(model, Choice("Muon"), Choice("AdamW"), noise(8, 4))
     assert (choice.name, len(parameters)) == ("AdamW", 2)
+
+
+class Residual(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.first, self.branch = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.last = norm, nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(self.norm(x + self.branch(x)).relu().mean((2, 3)))
+
+
+def block(*layers):
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (block(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), ["0"]),
+        (block(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)), ["0"]),
+        (block(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU()), ["0"]),
+        (block(nn.Conv2d(1, 4, 3), nn.Dropout(0.5), nn.BatchNorm2d(4)), ["0"]),
+        (block(nn.Conv2d(1, 4, 3, bias=False), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)), ["0", "2"]),
+        (block(nn.Conv2d(1, 4, 3), nn.ReLU()), []),
+        # What comes before the norm is free of scale, what comes after is not.
+        (block(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)), ["0"]),
+        (Residual(nn.BatchNorm2d(4)), ["first", "branch"]),
+        (Residual(nn.Identity()), []),
+    ],
+)  # fmt: skip
+def test_layers_whose_length_a_norm_takes_out(model, expected):
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    found = scale_free(model.eval(), digits(32))
+    assert [name for name, layer in model.named_modules() if layer in found] == expected
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 # --- torch's own ---------------------------------------------------------------------------------------------
