@@ -95,6 +95,10 @@ def command(
         int | None,
         _option("--seed", "The first seed. Default 1, or the one of the reference recipe.", min=0, max=_SEEDS - 1),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        _option("--jobs", "Seeds trained at once. Default: one per core, on a GPU as many as its memory lets.", min=1),
+    ] = None,
     device: Annotated[_Device | None, _option("--device", "auto (default), cpu, cuda or mps.")] = None,
     amp: Annotated[bool, _option("--amp", "Train in bfloat16 where torch does; evaluation stays in float32.")] = False,
     target_percent: Annotated[
@@ -162,7 +166,7 @@ def command(
         recorder, design, data = _resumed(resume, target, given, data_dir)
     with recorder:
         show = _Show("json" if as_json else "quiet" if quiet else "text", recorder, len(data.train))
-        return _trained(recorder, design, data, show, debug)
+        return _trained(recorder, design, data, show, jobs, debug)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,13 +337,13 @@ def _require_same(recorder: Recorder, given: _Given) -> None:
 # --- training ------------------------------------------------------------------------------------------------
 
 
-def _trained(recorder: Recorder, design: Design, data: DataSet, show: _Show, debug: bool) -> int:
+def _trained(recorder: Recorder, design: Design, data: DataSet, show: _Show, jobs: int | None, debug: bool) -> int:
     """Train what is left, judge, report. Returns the exit code."""
     go_on = f"rfcalc train --resume {recorder.folder}"
     try:
         show.begin()
         if not recorder.run.finished:
-            for epoch, state in _epochs(recorder, design, data, show):
+            for epoch, state in _epochs(recorder, design, data, show, jobs):
                 recorder.add(epoch, state)
                 show.epoch(epoch)
     except KeyboardInterrupt:
@@ -365,7 +369,9 @@ def _trained(recorder: Recorder, design: Design, data: DataSet, show: _Show, deb
     return 0 if verdict.verified else 1
 
 
-def _epochs(recorder: Recorder, design: Design, data: DataSet, show: _Show) -> Iterator[tuple[Epoch, State]]:
+def _epochs(
+    recorder: Recorder, design: Design, data: DataSet, show: _Show, jobs: int | None
+) -> Iterator[tuple[Epoch, State]]:
     """Every epoch that is still to come; what the design prints meanwhile goes to stderr."""
     from rfcalc.train.seeds import train_seeds
 
@@ -378,6 +384,7 @@ def _epochs(recorder: Recorder, design: Design, data: DataSet, show: _Show) -> I
         device=config.device,
         amp=config.amp,
         states=recorder.states,
+        workers=jobs,
         on_batch=show.progress,
     )
     with contextlib.closing(training):  # type: ignore[type-var]

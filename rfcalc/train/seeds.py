@@ -1,4 +1,4 @@
-"""Several seeds of one design: on a CPU each in a process of its own, on a GPU one after the other in this one.
+"""Several seeds of one design side by side, each in a process of its own.
 
 >>> for seed, epoch, state in train_seeds(design, data, recipe, seeds=range(1, 4)):        # doctest: +SKIP
 ...     print(seed, epoch.epoch, epoch.ema_correct)
@@ -32,6 +32,9 @@ THREADS = 1
 """Of a seed on a CPU; part of what makes its numbers. Threads that share a core with anything else wait for each other:
 2 on 2 busy cores were 30 times slower than 1."""
 
+_GPU_MEMORY = 2**30
+"""Bytes a seed is taken to need on a GPU: half of it is torch's own. Of a large network train fewer seeds at once."""
+
 
 def train_seeds(
     design: Design,
@@ -50,8 +53,8 @@ def train_seeds(
 
     Args:
         states: where seeds go on that have been trained before; a seed that is through gives nothing.
-        workers: processes at once on a CPU, by default one per core. Where one is enough, seeds are trained in this
-            process one after the other.
+        workers: processes at once, by default one per core, and on a CUDA device no more than its free memory lets.
+            Where one is enough, and on other devices, seeds are trained in this process one after the other.
         threads: of a seed on a CPU.
         on_batch: is told of every seed how far its epoch is. Called in this process.
 
@@ -59,8 +62,8 @@ def train_seeds(
         RfcalcError: as `train`, or a seed's process has died. The other seeds are stopped.
     """
     states = states or {}
-    workers = min(workers or _cores(), len(seeds))
-    if device != "cpu" or workers < 2:
+    workers = min(workers or _side_by_side(device), len(seeds))
+    if workers < 2:
         for seed in seeds:
             torch.set_num_threads(threads)
             epochs = train(
@@ -77,6 +80,7 @@ def train_seeds(
             _plain(data),
             recipe,
             seed,
+            device,
             amp,
             _packed(states[seed]) if seed in states else None,
             threads,
@@ -124,6 +128,7 @@ class _Job:
     data: dict[str, Any]
     recipe: Recipe
     seed: int
+    device: str
     amp: bool
     state: bytes | None
     threads: int
@@ -182,8 +187,8 @@ def _work(line: Connection) -> None:
         state = None if job.state is None else _unpacked(job.state)
         # Telling of every few batches also ends this process soon after a parent that was killed.
         epochs = train(
-            design.build_real, _data_set(job.data), job.recipe, seed=job.seed, amp=job.amp, state=state,
-            on_batch=line.send,
+            design.build_real, _data_set(job.data), job.recipe, seed=job.seed, device=job.device, amp=job.amp,
+            state=state, on_batch=line.send,
         )  # fmt: skip
         for epoch, state in epochs:
             line.send((epoch, _packed(state)))
@@ -195,6 +200,14 @@ def _work(line: Connection) -> None:
         line.send(error)
     except Exception:
         line.send(RuntimeError(f"seed {job.seed}:\n{traceback.format_exc()}"))
+
+
+def _side_by_side(device: str) -> int:
+    """How many processes a device is taken to carry at once."""
+    if device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return max(1, min(_cores(), free // _GPU_MEMORY))
+    return _cores() if device == "cpu" else 1
 
 
 def _cores() -> int:

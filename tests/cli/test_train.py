@@ -148,6 +148,16 @@ def test_lines_for_machines_and_nothing_else(rfcalc, write_design, unreported):
     assert "noise" in done.err
 
 
+@pytest.mark.parametrize(("jobs", "others"), [("1", 0), ("2", 2)])
+def test_jobs(rfcalc, write_design, unreported, jobs, others):
+    forward = "            print(__import__('os').getpid())\n            return super().forward(x)\n"
+    design = write_design(f"{NET}        def forward(self, x):\n{forward}")
+    done = rfcalc("train", design, *SHORT, "--seeds", "2", "--jobs", jobs, "--quiet")
+    # This process tries the design before it begins, and with two jobs trains none itself.
+    assert len(set(done.err.split()) - {str(os.getpid())}) == others
+    assert [seed.seed for seed in only_run().verdict().judged[0].seeds] == [1, 2]
+
+
 def test_the_reference_recipe(rfcalc, write_design, unreported):
     done = rfcalc("train", write_design(NET), "--dataset", "digits", "--recipe", "reference", "--last", "2")
     run = only_run()

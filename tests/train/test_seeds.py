@@ -90,6 +90,38 @@ def test_processes_give_what_one_process_gives(write_design, data):
     assert resumed[1][0][0].test_loss == alone[1][1][0].test_loss
 
 
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "free", "expected"),
+    [
+        ("cpu", 6, 0, 6),
+        ("mps", 6, 0, 1),
+        ("cuda", 6, 100 * GIB, 6),
+        ("cuda", 6, 4 * GIB - 1, 3),
+        ("cuda", 6, 1, 1),
+    ],
+)  # fmt: skip
+def test_how_many_at_once(monkeypatch, device, cores, free, expected):
+    monkeypatch.setattr(module, "_cores", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 200 * GIB))
+    assert module._side_by_side(device) == expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_seeds_beside_each_other_on_a_gpu(write_design, data):
+    net = design(write_design)
+    alone = by_seed(train_seeds(net, data, RECIPE, seeds=(1, 2), device="cuda", workers=1))
+    beside = by_seed(train_seeds(net, data, RECIPE, seeds=(1, 2), device="cuda"))
+    assert same(alone, beside)
+
+
+def test_a_process_trains_on_the_device_it_is_told(write_design, data):
+    with pytest.raises(RuntimeError, match=r"seed [12]:\nTraceback(.|\n)*Expected one of cpu, cuda"):
+        list(train_seeds(design(write_design), data, RECIPE, seeds=(1, 2), device="abacus", workers=2))
+
+
 def test_a_seed_that_fails_stops_all(write_design, data):
     net = design(write_design)
     bad = dataclasses.replace(RECIPE, optimizer=Choice("SGD", {"lr": 1e38}), rest=None, schedule=None)
