@@ -18,6 +18,7 @@ from .shared import (
     Layout,
     Level,
     analyzed,
+    complain,
     emit,
     import_torch,
     load_with,
@@ -134,6 +135,7 @@ def _compared(
     from rfcalc.gate import check
     from rfcalc.judge import Verdict, figures
 
+    trained = _trained(runs)
     for target, applies in zip(found.targets, settings, strict=True):
         try:
             design = load_with(target.target, applies)
@@ -153,14 +155,25 @@ def _compared(
             figures=figures(report),
             violations=violations,
         )
-        yield verdict, report, _run(design, runs)
+        yield verdict, report, _run(design, trained)
 
 
-def _run(design: Design, runs: Path) -> Run | None:
-    """The design's latest finished run, if there is one."""
+def _trained(runs: Path) -> dict[str, Run]:
+    """The newest finished runs by the fingerprint of their design; what is damaged is told of and left out."""
     if not runs.is_dir():
+        return {}
+    from rfcalc.train.record import newest
+
+    found, damaged = newest(runs)
+    for error in damaged:
+        complain(f"caution: {error}; left out")
+    return found
+
+
+def _run(design: Design, trained: dict[str, Run]) -> Run | None:
+    if not trained:
         return None
-    from rfcalc.train.record import fingerprint, latest
+    from rfcalc.train.record import fingerprint
 
     with own_stdout():
-        return latest(fingerprint(design), runs)
+        return trained.get(fingerprint(design))

@@ -122,8 +122,8 @@ def command(
         Path | None, _option("--resume", "Go on with a run that was stopped or killed.", metavar="RUN")
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Where run folders are made, by design and time.")
-    ] = Path("runs"),
+        Path | None, _option("--out", "Where run folders are made, by design and time. Default: runs.", metavar="DIR")
+    ] = None,
     quiet: Annotated[bool, _option("--quiet", "Only the verdict.")] = False,
     as_json: Annotated[bool, _option("--json", "A line of JSON per epoch, and one of the verdict.")] = False,
     input_shape: Input = None,
@@ -155,13 +155,15 @@ def command(
         max_epochs=max_epochs,
         weights=weights and weights.value,
         require=require and require.value,
+        input=input_shape,
+        out=out,
     )
     if target is None and resume is None:
         raise InputError("no TARGET; expected a design to train, or --resume RUN")
     import_torch()
     if resume is None:
         assert target is not None
-        recorder, design, data = _started(target, input_shape, given, data_dir, out)
+        recorder, design, data = _started(target, given, data_dir)
     else:
         recorder, design, data = _resumed(resume, target, given, data_dir)
     with recorder:
@@ -187,6 +189,8 @@ class _Given:
     max_epochs: int | None
     weights: str | None
     require: str | None
+    input: str | None
+    out: Path | None
 
 
 def _require_libraries() -> None:
@@ -206,9 +210,7 @@ def _chosen_recipe(recipe: _Recipe | None, fast: bool) -> str | None:
 # --- a new run -----------------------------------------------------------------------------------------------
 
 
-def _started(
-    target: str, input_shape: str | None, given: _Given, data_dir: Path | None, out: Path
-) -> tuple[Recorder, Design, DataSet]:
+def _started(target: str, given: _Given, data_dir: Path | None) -> tuple[Recorder, Design, DataSet]:
     import torch
 
     from rfcalc.train.data import load as load_data
@@ -218,7 +220,7 @@ def _started(
     from rfcalc.train.use import image_shape
 
     device = pick_device(given.device or "auto")
-    design = load(target, input_shape)
+    design = load(target, given.input)
     recipe = _recipe(design, given)
     claim = _claim(recipe, given)
     first = _first_seed(design, given)
@@ -238,7 +240,7 @@ def _started(
         claim=claim,
         data_dir=data_dir,
     )
-    return create(config, out), design, data
+    return create(config, given.out or Path("runs")), design, data
 
 
 def _first_seed(design: Design, given: _Given) -> int:
@@ -325,6 +327,8 @@ def _require_same(recorder: Recorder, given: _Given) -> None:
         "seed": config.seeds[0],
         "device": config.device,
         "amp": config.amp,
+        "input": "x".join(map(str, config.input_shape)),
+        "out": recorder.folder.parent.parent,
     }
     for name, value in dataclasses.asdict(given).items():
         if value not in (None, begun[name]) and (name, value) != ("device", "auto"):

@@ -106,8 +106,7 @@ def fitted(design: Design, trained: Trained) -> nn.Module:
         changed = about.source is not None and fingerprint(design) != about.source
     if changed:
         complain(
-            f"caution: {trained.place}: of {about.design}, whose source, or layers as torch prints them, are not those "
-            f"of {design.name} now"
+            f"caution: {trained.place}: of {about.design}, whose source or layers are not those of {design.name} now"
         )
     return model
 

@@ -15,6 +15,7 @@ weights_only=True.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import inspect
@@ -135,12 +136,32 @@ def describe(
     )
 
 
+_SETTINGS = (
+    "kernel_size", "stride", "padding", "output_padding", "padding_mode", "dilation", "groups", "ceil_mode",
+    "output_size", "size", "scale_factor", "mode", "start_dim", "end_dim", "normalized_shape", "num_groups", "eps",
+    "momentum", "p", "inplace", "negative_slope", "approximate", "num_heads", "batch_first",
+)  # fmt: skip
+"""What a layer does besides its class and its weights' shapes, by the names that torch's layers have had for long."""
+
+_PLAIN = (bool, int, float, str, tuple)
+
+
 def fingerprint(design: Design) -> str:
-    """A hash of the design's file and of the network as it prints, which also tells of parts from other files."""
+    """A hash of what the design's file says and of the network it builds, which also tells of parts from other files.
+
+    Comments and layout do not count, nor how a version of torch prints its layers.
+    """
     path = design.path or _source_file(design.source)
-    source = path.read_bytes() if path else b""
-    printed = re.sub(r" at 0x[0-9a-f]+", "", repr(design.build()))
-    return hashlib.sha256(source + printed.encode()).hexdigest()
+    model = design.build()
+    found = hashlib.sha256()
+    if path is not None:
+        found.update(ast.unparse(ast.parse(path.read_bytes())).encode())
+    for name, layer in model.named_modules():
+        settings = {key: value for key in _SETTINGS if isinstance(value := getattr(layer, key, None), _PLAIN)}
+        found.update(repr((name, type(layer).__name__, settings)).encode())
+    for name, tensor in model.state_dict().items():
+        found.update(repr((name, tuple(tensor.shape))).encode())
+    return found.hexdigest()
 
 
 def _source_file(source: Any) -> Path | None:
@@ -416,15 +437,20 @@ def weights_file(folder: Path, seed: int, weights: Weights) -> Path:
     return folder / f"weights-{seed}-{weights}.safetensors"
 
 
-def latest(source: str, runs: Path) -> Run | None:
-    """The newest finished run of the design with that `fingerprint`. Raises RunError when a folder is damaged."""
-    found = [
-        (config["created"], file.parent)
-        for file in runs.glob("*/*/config.json")
-        if (config := _json(file)).get("schema") == SCHEMA and config.get("source") == source
-    ]
-    newest = (read(folder) for _, folder in sorted(found, reverse=True))
-    return next((run for run in newest if run.finished), None)
+def newest(runs: Path) -> tuple[dict[str, Run], list[RunError]]:
+    """Of every design, by its `fingerprint`, the newest finished run under a folder; and what could not be read."""
+    found: dict[str, Run] = {}
+    damaged = []
+    for file in sorted(runs.glob("*/*/config.json")):
+        try:
+            run = read(file.parent)
+        except RunError as error:
+            damaged.append(error)
+            continue
+        before = found.get(run.config.source)
+        if run.finished and (before is None or before.config.created < run.config.created):
+            found[run.config.source] = run
+    return found, damaged
 
 
 def _state_file(folder: Path, seed: int) -> Path:

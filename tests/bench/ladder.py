@@ -61,6 +61,7 @@ def designs() -> list[Path]:
 
 def train(names: Iterable[str], recipe: str, runs: Path) -> None:
     chosen = set(names)
+    finished, _ = record.newest(runs / recipe)
     for file in designs():
         name, design = name_of(file), load_design(str(file))
         params = sum(p.numel() for p in design.build().parameters())
@@ -68,7 +69,7 @@ def train(names: Iterable[str], recipe: str, runs: Path) -> None:
             continue
         if recipe == "reference" and design.recipe is None:
             continue
-        if record.latest(record.fingerprint(design), runs / recipe) is not None:
+        if record.fingerprint(design) in finished:
             print(f"{name}, {recipe}: there is a finished run", flush=True)
             continue
         seeds = "3" if name in THREE_SEEDS else "1"
@@ -107,12 +108,14 @@ def figures_of(run: record.Run) -> dict[str, Any]:
 def collect(runs: Path) -> dict[str, dict[str, Any]]:
     """The figures by design and recipe: those in the repository, and over them those of finished runs."""
     found: dict[str, dict[str, Any]] = json.loads(FIGURES.read_text("utf-8")) if FIGURES.exists() else {}
-    for file in designs():
-        source = record.fingerprint(load_design(str(file)))
-        for recipe in ("reference", "ours"):
-            run = record.latest(source, runs / recipe) if (runs / recipe).is_dir() else None
-            if run is not None:
-                found.setdefault(name_of(file), {})[recipe] = figures_of(run)
+    names = {record.fingerprint(load_design(str(file))): name_of(file) for file in designs()}
+    for recipe in ("reference", "ours"):
+        finished, damaged = record.newest(runs / recipe)
+        for error in damaged:
+            sys.exit(str(error))
+        for source, run in finished.items():
+            if source in names:
+                found.setdefault(names[source], {})[recipe] = figures_of(run)
     return found
 
 

@@ -1,6 +1,7 @@
 """`rfcalc compare`: what is asked for, where it goes. How it looks: tests/render/test_comparison.py."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -156,5 +157,11 @@ def test_the_latest_run_of_a_design_is_shown(rfcalc, write_design):
     told = found["net.py:Net"]["trained"]
     assert (told["data"], told["claim"]["target"], told["verified"]) == ("digits", 1.0, True)
     assert " digits " in rfcalc("compare", ".").out
+    Path("runs/net-Net/broken").mkdir()
+    Path("runs/net-Net/broken/config.json").write_text("{")
+    done = rfcalc("compare", ".")
+    assert " digits " in done.out  # a damaged folder hides no other
+    assert done.err.startswith("rfcalc: caution: runs/net-Net/broken/config.json: cannot be read as JSON")
+    assert done.err.count("rfcalc: ") == 1
     write_design(NET)  # another design now
     assert designs(rfcalc("compare", small, "--format", "json"))["net.py:Net"]["trained"] is None

@@ -154,7 +154,7 @@ def test_a_design_that_is_not_as_it_was_trained(rfcalc, run, tmp_path):
     done = rfcalc("evaluate", str(run.folder / "weights-1-ema.safetensors"), str(tmp_path / "other.py"))
     assert done.code == 0
     assert (
-        f"caution: {run.folder}/weights-1-ema.safetensors: of {run.config.design}, whose source, or layers" in done.err
+        f"caution: {run.folder}/weights-1-ema.safetensors: of {run.config.design}, whose source or layers" in done.err
     )
     assert done.err.count("\n") == 1
 

@@ -408,6 +408,8 @@ def begun(rfcalc, write_design, unreported):
         (("--dataset", "mnist"), "begun with dataset digits; leave out --dataset mnist"),
         (("--target", "51"), "begun with target 50.0; leave out --target 51.0"),
         (("--amp",), "begun with amp False; leave out --amp True"),
+        (("--input", "1x9x9"), "begun with input 1x8x8; leave out --input 1x9x9"),
+        (("--out", "elsewhere"), "begun with out runs; leave out --out elsewhere"),
     ],
 )
 def test_what_contradicts_the_run(rfcalc, begun, options, message):

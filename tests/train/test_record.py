@@ -193,12 +193,34 @@ def test_a_fingerprint_tells_designs_apart(write_design):
     first = record.fingerprint(load_design(write_design(NET)))
     assert first == record.fingerprint(load_design(write_design(NET)))
     assert first == record.fingerprint(load_design(write_design(NET, "elsewhere/other.py")))
-    assert first != record.fingerprint(load_design(write_design(NET + "    # a remark")))
+    assert first != record.fingerprint(load_design(write_design(NET + "    extra = 1")))
 
 
-def test_a_fingerprint_sees_what_the_file_imports(write_design):
-    write_design("from torch import nn\ndef head(): return nn.Linear(36, 3)", "a/head.py")
-    write_design("from torch import nn\ndef head(): return nn.Linear(36, 4)", "b/head.py")
+def test_a_fingerprint_does_not_mind_comments_and_layout(write_design):
+    first = record.fingerprint(load_design(write_design(NET)))
+    assert first == record.fingerprint(load_design(write_design(NET + "\n\n    # N 6->4  J 1  R 3")))
+
+
+def test_a_fingerprint_does_not_mind_how_torch_prints(write_design, monkeypatch):
+    net = write_design("from torch import nn\nmodel = lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten())")
+    first = record.fingerprint(load_design(net))
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "extra_repr", lambda self: "in other words")
+    assert first == record.fingerprint(load_design(net))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("nn.Linear(36, 3)", "nn.Linear(36, 4)"),
+        ("nn.Conv2d(1, 3, 3)", "nn.Conv2d(1, 3, 3, stride=2)"),
+        ("nn.Dropout(0.1)", "nn.Dropout(0.2)"),
+        ("nn.ReLU()", "nn.SiLU()"),
+        ("nn.AdaptiveAvgPool2d(1)", "nn.AdaptiveAvgPool2d(2)"),
+    ],
+)
+def test_a_fingerprint_sees_what_the_file_imports(write_design, one, other):
+    write_design(f"from torch import nn\ndef head(): return {one}", "a/head.py")
+    write_design(f"from torch import nn\ndef head(): return {other}", "b/head.py")
     source = "from torch import nn\nimport head\nmodel = lambda: nn.Sequential(nn.Flatten(), head.head())"
     one, other = (load_design(write_design(source, f"{folder}/net.py")) for folder in "ab")
     assert record.fingerprint(one) != record.fingerprint(other)
@@ -216,17 +238,22 @@ def test_the_data_have_one_too(data):
     assert record.data_fingerprint(data) != record.data_fingerprint(other)
 
 
-def test_the_latest_finished_run(design, data, config, tmp_path):
+def test_the_newest_finished_runs(design, data, config, tmp_path):
     runs = tmp_path / "runs"
-    assert record.latest(config.source, runs) is None
+    assert record.newest(runs) == ({}, [])
     old = filled(record.create(dataclasses.replace(config, created="2020-01-01T00:00:00+00:00"), runs), design, data)
     new = filled(record.create(config, runs), design, data)
     filled(record.create(dataclasses.replace(config, created="2099-01-01T00:00:00+00:00"), runs), design, data, 1)
-    assert record.latest(config.source, runs).folder == new
-    assert record.latest("another", runs) is None
-    for file in new.iterdir():
-        file.unlink()
-    assert record.latest(config.source, runs).folder == old
+    other = filled(record.create(dataclasses.replace(config, source="another"), runs), design, data)
+    found, damaged = record.newest(runs)
+    assert ({source: run.folder for source, run in found.items()}, damaged) == (
+        {config.source: new, "another": other},
+        [],
+    )
+    (new / "metrics.jsonl").write_text("{")
+    found, damaged = record.newest(runs)
+    assert found[config.source].folder == old
+    assert [str(error).partition(":")[0] for error in damaged] == [str(new / "metrics.jsonl")]
 
 
 # --- going on ------------------------------------------------------------------------------------------------
