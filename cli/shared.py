@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from rfcalc.errors import RfcalcError
+from rfcalc.files import write_whole
 
 if TYPE_CHECKING:
     from rfcalc.config import Settings
@@ -162,14 +163,6 @@ def write_bytes(path: Path, content: bytes) -> None:
         if place.exists() and not place.is_file():  # a device or a pipe: there is nothing to replace
             place.write_bytes(content)
             return
-        place = place.resolve()
-        part = place.with_name(f".{place.name}.{os.getpid()}.part")
-        try:
-            part.write_bytes(content)
-            if place.exists():
-                shutil.copymode(place, part)
-            os.replace(part, place)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(place.resolve(), content)
     except OSError as error:
         raise RfcalcError(f"{path}: cannot be written: {error.strerror}") from error

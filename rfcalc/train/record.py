@@ -37,6 +37,7 @@ from torch import Tensor
 
 from rfcalc.design import Design, one_line, split_target
 from rfcalc.errors import RfcalcError, RunError, extra
+from rfcalc.files import write_whole
 from rfcalc.train.data import DataSet
 from rfcalc.train.loop import Epoch, State
 from rfcalc.train.recipe import Recipe, from_dict
@@ -327,16 +328,8 @@ def _locked(folder: Path) -> FileLock:
 
 def write(path: Path, content: bytes) -> None:
     """All of it, on the disk, or the file stays as it was. Raises RunError."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        try:
-            with open(part, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, content)
     except OSError as error:
         raise _unwritten(path, error) from error
 

@@ -277,12 +277,12 @@ def test_figures_ahead_of_the_state_are_dropped(design, data, config, tmp_path):
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     ahead = json.dumps(json.loads(lines[2]) | {"epoch": 3}) + "\n"
     (folder / "metrics.jsonl").write_text("".join(lines) + ahead)
-    (folder / ".state-1.pt.part").write_bytes(b"half of a sta")
+    (folder / ".state-1.pt.123.part").write_bytes(b"half of a sta")
     assert len(record.read(folder).epochs[1]) == 3
     with record.resume(folder) as recorder:
         assert {seed: len(epochs) for seed, epochs in recorder.run.epochs.items()} == {1: 2, 2: 2}
     assert (folder / "metrics.jsonl").read_text() == "".join(lines)
-    assert not (folder / ".state-1.pt.part").exists()
+    assert not (folder / ".state-1.pt.123.part").exists()
 
 
 def test_a_run_that_was_killed_before_its_first_epoch(config, tmp_path):
