@@ -310,7 +310,7 @@ def _direction(analysis: Analysis) -> str:
         return "Fewer than three last epochs: whether it still improves cannot be told."
     found = (
         f"Over the last {trend.epochs} epochs the test accuracy changes by {trend.slope:+.4f} +- {trend.error:.4f} "
-        "points per epoch (95 %, mean of the seeds)"
+        "points per epoch (mean of the seeds; 95 % if no epoch hung on the one before)"
     )
     meant = {
         "improving": "it still improves",

@@ -152,7 +152,8 @@ FINDINGS = {
     "able": (analysed(train=(59_990, 60_000)), "More than 99.4 % of the training images are right"),
     "unable to tell": (analysed(train=(59_640, 60_000)), "whether it under-fits cannot be told"),
     "improving": (analysed(trend=Trend(5, 0.05, 0.02)),
-                  "+0.0500 +- 0.0200 points per epoch (95 %, mean of the seeds): it still"),
+                  "+0.0500 +- 0.0200 points per epoch (mean of the seeds; 95 % if no epoch hung on the one before): "
+                  "it still"),
     "falling": (analysed(trend=Trend(5, -0.05, 0.02)), "it falls"),
     "flat": (analysed(trend=Trend(5, 0.01, 0.02)),
              "that more epochs would help is not shown; the learning rate ended at 2.1e-06"),
