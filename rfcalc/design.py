@@ -18,7 +18,9 @@ import importlib
 import inspect
 import operator
 import os
+import site
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -235,8 +237,9 @@ _numbers = count()
 
 def _executed(tree: ast.Module, path: Path, place: str) -> ModuleType:
     """The file as a module of its own. It stays in sys.modules: dataclasses and pickle look their classes up there."""
-    module = ModuleType(f"_rfcalc_design_{next(_numbers)}_{path.stem}")
+    module = ModuleType(f"{_DESIGN}{next(_numbers)}_{path.stem}")
     module.__file__ = str(path)
+    module.__package__ = ".".join(package_of(path.parent))
     sys.modules[module.__name__] = module
     try:
         exec(compile(tree, str(path), "exec", dont_inherit=True), module.__dict__)
@@ -385,43 +388,107 @@ def _place(error: BaseException, path: Path | None, file: str, default: str) -> 
 
 # --- imports of neighbours -----------------------------------------------------------------------------------
 
+_DESIGN = "_rfcalc_design_"
 _neighbours: dict[Path, dict[str, ModuleType]] = {}
 
 
 @contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
-    entry = str(folder)
-    sys.path.insert(0, entry)
+def _on_path(*folders: Path) -> Iterator[None]:
+    """Look in these folders first; what the block does to the path itself is undone, too."""
+    before = sys.path[:]
+    sys.path[:0] = map(str, folders)
     try:
         yield
     finally:
-        if entry in sys.path:
-            sys.path.remove(entry)
+        sys.path[:] = before
 
 
 @contextmanager
 def _siblings(folder: Path) -> Iterator[None]:
-    """Let the files of `folder` import each other, and keep their modules apart from everybody else's: two
-    repositories may each have a `blocks.py`."""
+    """Let the files of `folder` import each other, and by its full name the package it lies in. Their modules are kept
+    apart from everybody else's: two repositories may each have a `blocks.py`."""
     known = _neighbours.setdefault(folder, {})
     covered = {name: sys.modules[name] for name in known if name in sys.modules}
     before = set(sys.modules).difference(known)
+    path = sys.path[:]
     sys.modules.update(known)
     try:
-        with _on_path(folder):
+        with _on_path(folder, *_above(folder)):
             yield
     finally:
         for name in set(sys.modules) - before:
-            if _lies_in(folder, name):
+            if not name.startswith(_DESIGN) and not _is_for_all(name, path):
                 known[name] = sys.modules.pop(name)
         sys.modules.update(covered)
 
 
-def _lies_in(folder: Path, name: str) -> bool:
-    """Whether the module was found by looking in `folder`."""
-    file = getattr(sys.modules[name], "__file__", None)
-    stem = str(folder.joinpath(*name.split(".")))
-    return file in (f"{stem}.py", str(Path(stem, "__init__.py")))
+def package_of(folder: Path) -> tuple[str, ...]:
+    """The names of the packages that a folder is in, the outermost first: none without an `__init__.py`."""
+    names: list[str] = []
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return tuple(names)
+
+
+def _above(folder: Path) -> list[Path]:
+    """Where the outermost package of a folder lies, if it is in one."""
+    depth = len(package_of(folder))
+    return [folder.parents[depth - 1]] if depth else []
+
+
+def _is_for_all(name: str, path: Iterable[str]) -> bool:
+    """Whether any program would find that module in that place, looking along `path`."""
+    file = _file_of(name)
+    if file is None or _is_installed(file):
+        return True
+    tail = name.replace(".", os.sep)
+    stems = [os.path.join(os.path.abspath(entry), tail) for entry in path]
+    return any(file == stem or file.startswith((f"{stem}.", os.path.join(stem, "__init__."))) for stem in stems)
+
+
+def _file_of(name: str) -> str | None:
+    """The file of a module, or the folder of a package without one; None for a module that is made of nothing."""
+    known = getattr(sys.modules[name], "__dict__", {})  # asking the module itself may make a lazy one load
+    file = known.get("__file__") or next(iter(known.get("__path__") or ()), None)
+    return file if isinstance(file, str) and os.path.isabs(file) else None
+
+
+def _is_installed(file: str) -> bool:
+    return file.startswith(_installed())
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    """Folders of Python's own library, of installed packages and of this one."""
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = [sysconfig.get_path(kind) for kind in kinds] + [*site.getsitepackages(), site.getusersitepackages()]
+    return tuple(os.path.join(folder, "") for folder in [*folders, os.path.dirname(__file__)])
+
+
+@contextmanager
+def relocated(root: Path, copy: Path) -> Iterator[None]:
+    """Inside, what would be imported from the repository `root` comes from its `copy`, and is forgotten afterwards."""
+    path, before = sys.path[:], dict(sys.modules)
+    for name in before:
+        file = _file_of(name)
+        if file and not name.startswith(_DESIGN) and not _is_installed(file) and Path(file).is_relative_to(root):
+            del sys.modules[name]
+    sys.path[:] = [_moved(entry, root, copy) for entry in path]
+    try:
+        yield
+    finally:
+        for name in set(sys.modules).difference(before):
+            if (file := _file_of(name)) and Path(file).is_relative_to(copy):
+                del sys.modules[name]
+        sys.modules.update(before)
+        sys.path[:] = path
+
+
+def _moved(entry: str, root: Path, copy: Path) -> str:
+    place = Path(os.path.realpath(entry))
+    inside = place.is_relative_to(root) and not _is_installed(os.path.join(place, ""))
+    return str(copy / place.relative_to(root)) if inside else entry
 
 
 # --- shapes --------------------------------------------------------------------------------------------------

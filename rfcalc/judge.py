@@ -210,16 +210,22 @@ def _file_of(target: str) -> str | None:
 @contextlib.contextmanager
 def _kept_apart() -> Iterator[None]:
     """What a design may do to this process and the next design would suffer from: standard output belongs to the
-    answer; the current folder, torch's default dtype and device, and torch's own names are put back."""
+    answer; the current folder, the environment, torch's default dtype and device, whether it keeps gradients, and
+    torch's own names are put back."""
     import torch
 
     folder, dtype, device = os.getcwd(), torch.get_default_dtype(), torch.get_default_device()
+    environment, gradients = dict(os.environ), torch.is_grad_enabled()
     names = [(owner, dict(vars(owner))) for owner in _patchable()]
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
         os.chdir(folder)
+        if os.environ != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        torch.set_grad_enabled(gradients)
         torch.set_default_dtype(dtype)
         if torch.get_default_device() != device:
             torch.set_default_device(None if device.type == "cpu" else device)

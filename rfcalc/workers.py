@@ -24,10 +24,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from .config import Settings
-from .design import one_line
+from .design import one_line, relocated
 from .errors import RfcalcError
 from .judge import Verdict, judge, unjudged
 
@@ -39,11 +40,12 @@ _HINT = "look for an endless loop in the file, its constructor or forward, or al
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One design to judge: the arguments of `judge`."""
+    """One design to judge: the arguments of `judge`; and when it lies in a copy of a repository, both their roots."""
 
     target: str
     settings: Settings = field(default_factory=Settings)
     remarks: bool = True
+    copied: tuple[Path, Path] | None = None
 
 
 def judge_all(
@@ -219,7 +221,8 @@ def _work(channel: socket.socket, debug: bool) -> None:
         while True:
             task: Task = pickle.load(tasks)
             try:
-                verdict = judge(task.target, task.settings, remarks=task.remarks, debug=debug)
+                with relocated(*task.copied) if task.copied else contextlib.nullcontext():
+                    verdict = judge(task.target, task.settings, remarks=task.remarks, debug=debug)
             except BaseException as error:  # a design's KeyboardInterrupt, or an exception of its own kind
                 verdict = _unjudged(task, f"raised {one_line(error)}")
             if os.getpid() != pid:  # a design has forked, and this is its child
