@@ -138,11 +138,11 @@ def command(
     if show_config:
         _write("\n\n".join(_config_text(target, rows(applies)) for target, applies in settings.items()), output)
         return 0
-    with _since(base, list(settings)) as (chosen, former, folder):
+    with _since(base, list(settings)) as (chosen, former, copied):
         from rfcalc.workers import Task, judge_all
 
         tasks = [Task(target.target, settings[target]) for target in chosen]
-        tasks += [Task(old, settings[target], remarks=False) for target, old in former.items()]
+        tasks += [Task(old, settings[target], remarks=False, copied=copied) for target, old in former.items()]
         with _progress(len(tasks)) as progress:
             answers = judge_all(tasks, workers=jobs, timeout=timeout, debug=debug, progress=progress)
     before = dict(zip(former, answers[len(chosen) :], strict=True))
@@ -174,7 +174,8 @@ def command(
     )
     for target, old in before.items():
         if old is not None and old.error:
-            complain(f"{target.target}: not compared with {base}: {old.error.replace(f'{folder}/', f'{base}:')}")
+            error = old.error.replace(f"{copied[1]}/", f"{base}:") if copied else old.error
+            complain(f"{target.target}: not compared with {base}: {error}")
     errors = [verdict.error for verdict in judged if verdict.outcome == "error"]
     for error in errors:
         complain(error)
@@ -213,11 +214,12 @@ def _config_text(target: Target, rows: Sequence[tuple[str, str, str]]) -> str:
 
 
 class _Chosen(NamedTuple):
-    """The targets to judge; of those that existed at the revision, where they stand as they were, in `folder`."""
+    """The targets to judge; of those that existed at the revision, what names them as they were; and the repository
+    and the copy of it that these lie in."""
 
     targets: list[Target]
     former: dict[Target, str]
-    folder: Path | None
+    copied: tuple[Path, Path] | None
 
 
 @contextlib.contextmanager
@@ -226,7 +228,7 @@ def _since(base: str | None, targets: list[Target]) -> Iterator[_Chosen]:
     if base is None:
         yield _Chosen(targets, {}, None)
         return
-    from rfcalc.history import changed_designs, snapshot
+    from rfcalc.history import changed_designs, repository, snapshot
 
     files: dict[Target, Path] = {}
     for target in targets:
@@ -240,9 +242,10 @@ def _since(base: str | None, targets: list[Target]) -> Iterator[_Chosen]:
     if not places:
         yield _Chosen(chosen, {}, None)
         return
-    with snapshot(base, files[next(iter(places))]) as folder:
+    place = files[next(iter(places))].resolve()
+    with snapshot(base, place) as folder:
         former = {target: _moved(target.target, folder / old) for target, old in places.items()}
-        yield _Chosen(chosen, former, folder)
+        yield _Chosen(chosen, former, (repository(place.parent), folder))
 
 
 def _moved(target: str, file: Path) -> str:

@@ -239,7 +239,7 @@ def _executed(tree: ast.Module, path: Path, place: str) -> ModuleType:
     """The file as a module of its own. It stays in sys.modules: dataclasses and pickle look their classes up there."""
     module = ModuleType(f"{_DESIGN}{next(_numbers)}_{path.stem}")
     module.__file__ = str(path)
-    module.__package__ = ".".join(package_of(path.parent))
+    module.__package__ = ".".join(_package_of(path.parent))
     sys.modules[module.__name__] = module
     try:
         exec(compile(tree, str(path), "exec", dont_inherit=True), module.__dict__)
@@ -413,7 +413,7 @@ def _siblings(folder: Path) -> Iterator[None]:
     path = sys.path[:]
     sys.modules.update(known)
     try:
-        with _on_path(folder, *_above(folder)):
+        with _on_path(*import_folders(folder)):
             yield
     finally:
         for name in set(sys.modules) - before:
@@ -422,19 +422,19 @@ def _siblings(folder: Path) -> Iterator[None]:
         sys.modules.update(covered)
 
 
-def package_of(folder: Path) -> tuple[str, ...]:
+def import_folders(folder: Path) -> list[Path]:
+    """Where a file of `folder` finds what it imports: beside it, and where the package lies that the folder is in."""
+    depth = len(_package_of(folder))
+    return [folder, folder.parents[depth - 1]] if depth else [folder]
+
+
+def _package_of(folder: Path) -> list[str]:
     """The names of the packages that a folder is in, the outermost first: none without an `__init__.py`."""
     names: list[str] = []
     while (folder / "__init__.py").is_file() and folder.name.isidentifier():
         names.insert(0, folder.name)
         folder = folder.parent
-    return tuple(names)
-
-
-def _above(folder: Path) -> list[Path]:
-    """Where the outermost package of a folder lies, if it is in one."""
-    depth = len(package_of(folder))
-    return [folder.parents[depth - 1]] if depth else []
+    return names
 
 
 def _is_for_all(name: str, path: Iterable[str]) -> bool:

@@ -12,6 +12,7 @@ program; the repository is only read (its index is copied before anything is not
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .design import import_folders
 from .errors import HistoryError
 
 
@@ -32,21 +34,23 @@ def changed_designs(rev: str, paths: Sequence[Path]) -> dict[Path, Path | None]:
     A design also counts as changed when a file of the repository that it imports did, directly or through others.
     Imports are read off the syntax, and looked up beside the design and from the root: one that is made of text at
     run time (`importlib.import_module`) is not seen.
-    Raises HistoryError when git, the repository, the revision or a path in it is missing.
+    Raises HistoryError when git, the repository, the revision or a path in it is missing, or a path is of another one.
     """
     if not paths:
         return {}
-    root = _root(paths[0].resolve().parent)
-    changes = _changes(root, _commit(root, rev))
-    imports = _Imports(root)
-    found: dict[Path, Path | None] = {}
-    for path in paths:
-        file = path.resolve()
-        if not file.is_relative_to(root):
+    files = {path: path.resolve() for path in paths}
+    root = repository(files[paths[0]].parent)
+    home = functools.cache(repository)
+    for path, file in files.items():
+        if not file.is_relative_to(root) or home(file.parent) != root:
             raise HistoryError(f"{path}: not in the git repository {root}; expected the designs of one repository")
-        if file in changes.files or not changes.files.isdisjoint(imports.behind(file)):
-            found[path] = changes.before(file)
-    return found
+    changes = _changes(root, _commit(root, rev), files.values())
+    imports = _Imports(root)
+    return {
+        path: changes.before(file)
+        for path, file in files.items()
+        if file in changes.files or not changes.files.isdisjoint(imports.behind(file))
+    }
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def snapshot(rev: str, place: Path = Path()) -> Iterator[Path]:
 
     Raises HistoryError as `changed_designs` does.
     """
-    root = _root(place.resolve() if place.is_dir() else place.resolve().parent)
+    root = repository(place.resolve() if place.is_dir() else place.resolve().parent)
     commit = _commit(root, rev)
     with tempfile.TemporaryDirectory(prefix="rfcalc-") as folder:
         index, tree = Path(folder, "index"), Path(folder, "tree").resolve()
@@ -85,17 +89,20 @@ class _Changes:
         return self.former[file] if file in self.former else file.relative_to(self.root)
 
 
-def _changes(root: Path, commit: str) -> _Changes:
+def _changes(root: Path, commit: str, asked: Iterable[Path]) -> _Changes:
+    """What differs from a commit; of the files that git is told to ignore those that are asked for."""
     with tempfile.TemporaryDirectory(prefix="rfcalc-") as folder:
         index = Path(folder, "index")
         real = root / os.fsdecode(_git(root, "rev-parse", "--git-path", "index")).strip("\n")
         if real.exists():
             shutil.copy2(real, index)  # with its time: by it git knows which files it must read again
         # Untracked files enter the copy by name only: thus the diff has them, and sees where they were moved from.
-        new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", index=index)
+        others = ("ls-files", "-z", "--others")
+        new = _git(root, *others, "--exclude-standard", "--", "*.py", index=index)
+        new += _git(root, *others, "--", *(f":(literal){file.relative_to(root)}" for file in asked), index=index)
         if new:
             listed = ("--pathspec-from-file=-", "--pathspec-file-nul")
-            _git(root, "add", "--intent-to-add", *listed, index=index, given=new)
+            _git(root, "add", "--force", "--intent-to-add", *listed, index=index, given=new)
         options = ("--name-status", "-z", "--find-renames", "--no-relative", "--no-ext-diff", "--ignore-submodules")
         words = os.fsdecode(_git(root, "diff", *options, commit, "--", "*.py", index=index)).split("\0")
     files: set[Path] = set()
@@ -113,8 +120,8 @@ def _changes(root: Path, commit: str) -> _Changes:
     return _Changes(root, frozenset(files), former)
 
 
-def _root(folder: Path) -> Path:
-    """The top folder of the working tree around `folder`."""
+def repository(folder: Path) -> Path:
+    """The top folder of the working tree around `folder`. Raises HistoryError when there is none."""
     return Path(os.fsdecode(_git(folder, "rev-parse", "--show-toplevel")).strip("\n")).resolve()
 
 
@@ -174,7 +181,7 @@ class _Imports:
         while waiting:
             file = waiting.pop()
             for level, name in self._names(file):
-                folders = [file.parents[level - 1]] if level else [design.parent, self.root]
+                folders = [file.parents[level - 1]] if level else [*import_folders(design.parent), self.root]
                 fresh = {path for folder in folders for path in _candidates(folder, name)} - seen
                 seen |= fresh
                 waiting += [path for path in fresh if path.is_relative_to(self.root) and path.is_file()]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from rfcalc.blueprint import blueprint
-from rfcalc.design import Design, checked_shape, load_design, parse_shape
+from rfcalc.design import Design, checked_shape, load_design, parse_shape, relocated
 from rfcalc.errors import DesignError, InputError
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +142,77 @@ def test_files_in_two_folders_import_their_own_siblings(write_design):
     assert [d.build().fc.in_features for d in designs * 2] == [3, 5, 3, 5]
     assert sys.path == path
     assert "siblings_of_rfcalc" not in sys.modules
+
+
+WIDE = """
+    {importing}
+    from torch import nn
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(WIDTH, WIDTH)
+"""
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_packages_that_a_design_finds_for_itself_are_its_own(write_design, first):
+    """Two projects, each of whose designs puts its own root on the path and has a package `parts_of_rfcalc`."""
+    importing = """import sys; from os.path import dirname; sys.path.insert(0, dirname(dirname(__file__)))
+    from parts_of_rfcalc.width import WIDTH"""
+    for folder, width in (("a", 3), ("b", 5)):
+        write_design(f"WIDTH = {width}", f"{folder}/parts_of_rfcalc/width.py")
+        write_design(WIDE.format(importing=importing), f"{folder}/models/net.py")
+    path = list(sys.path)
+    found = {folder: load_design(f"{folder}/models/net.py", (3,)) for folder in sorted("ab", key=lambda f: f != first)}
+    assert {folder: design.build().fc.in_features for folder, design in found.items()} == {"a": 3, "b": 5}
+    assert sys.path == path
+    assert not [name for name in sys.modules if name.startswith("parts_of_rfcalc")]
+
+
+@pytest.mark.parametrize(
+    "importing",
+    ["from .width import WIDTH", "from models.width import WIDTH", "from ..models.width import WIDTH",
+     "from outer.models.width import WIDTH", "from width import WIDTH"],
+)  # fmt: skip
+def test_a_design_in_a_package(write_design, importing):
+    outer = "outer" in importing or ".." in importing
+    for folder, width in (("a", 3), ("b", 5)):
+        place = f"{folder}/outer/models" if outer else f"{folder}/models"
+        for package in ["outer", "outer/models"] if outer else ["models"]:
+            write_design("", f"{folder}/{package}/__init__.py")
+        write_design(f"WIDTH = {width}", f"{place}/width.py")
+        write_design(WIDE.format(importing=importing), f"{place}/net.py")
+        assert load_design(f"{place}/net.py", (3,)).build().fc.in_features == width
+
+
+def test_a_module_that_anyone_could_import_is_shared(write_design, monkeypatch):
+    """Some cannot be run twice: those that register operations with torch."""
+    write_design("", "shared/package_for_all.py")
+    monkeypatch.syspath_prepend(str(Path("shared").absolute()))
+    for folder in "ab":
+        write_design("import package_for_all as p\nfrom torch import nn\nmodel = nn.Linear(1, 1)\nRECIPE = {'p': p}",
+                     f"{folder}/net.py")  # fmt: skip
+    one, other = (load_design(f"{folder}/net.py", (1,)).recipe["p"] for folder in "ab")
+    assert one is other
+    monkeypatch.delitem(sys.modules, "package_for_all")
+
+
+def test_a_copy_of_a_repository_imports_from_the_copy(write_design, monkeypatch):
+    for folder, width in (("repo", 5), ("copy", 3)):
+        write_design(f"WIDTH = {width}", f"{folder}/found_by_path/width.py")
+        write_design(WIDE.format(importing="from found_by_path.width import WIDTH"), f"{folder}/models/net.py")
+    repo, copy = Path("repo").resolve(), Path("copy").resolve()
+    monkeypatch.syspath_prepend(str(repo))
+    path = list(sys.path)
+    for _ in range(2):
+        assert load_design("repo/models/net.py", (3,)).build().fc.in_features == 5
+        module = sys.modules["found_by_path.width"]
+        with relocated(repo, copy):
+            assert load_design("copy/models/net.py", (3,)).build().fc.in_features == 3
+        assert sys.modules["found_by_path.width"] is module
+        assert sys.path == path
+    for name in ("found_by_path.width", "found_by_path"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_dataclasses_in_a_design_find_their_module(write_design):

@@ -127,11 +127,11 @@ def test_a_design_that_moved_and_changed_a_little(repository, write_design):
     assert changed("moved") == {"moved": "models/alone.py"}
 
 
-def test_an_ignored_file_is_as_it_was_unless_git_holds_it(repository, write_design):
+def test_an_ignored_file_is_new_unless_git_holds_it(repository, write_design):
     write_design("models/secret.py\nmodels/alone.py", ".gitignore")
     write_design("x = 1", "models/secret.py")
     write_design("x = 1", "models/alone.py")
-    assert changed("secret", "alone") == same("alone")
+    assert changed("secret", "alone") == {"secret": None, **same("alone")}
 
 
 def test_a_change_of_the_same_size_within_the_second_of_the_commit_is_seen(repository, write_design):
@@ -273,6 +273,14 @@ def test_designs_of_two_repositories(repository, tmp_path_factory):
     other.write_text("x = 1")
     with pytest.raises(HistoryError, match=r"net\.py: not in the git repository .*; expected the designs of one"):
         changed_designs("base", [Path("models/alone.py"), other])
+
+
+def test_a_repository_within_the_repository(repository, write_design):
+    """Git's comparison of the outer one does not look into it."""
+    write_design("x = 1", "models/inner/net.py")
+    git("init", "-q", "models/inner")
+    with pytest.raises(HistoryError, match=r"inner/net\.py: not in the git repository .*; expected the designs of one"):
+        changed_designs("base", [Path("models/alone.py"), Path("models/inner/net.py")])
 
 
 def test_git_is_not_installed(repository, tmp_path, monkeypatch):
