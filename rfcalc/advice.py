@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import RfcalcError
-from .gate import Budget, Violation, check
+from .gate import Budget, Violation, check, runs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -255,13 +255,16 @@ def _numel(module: nn.Module) -> int:
 
 
 def _fewer_params(design: _Design, violation: Violation) -> Iterator[_Change]:
-    """Without what forward never reaches, where that is enough; else narrower layers."""
-    unused = [path for path, params in design.report.unreached if path and params]
-    if sum(params for path, params in design.report.unreached if path) >= violation.missed_by:
+    """Without the modules that forward never reaches, where that is enough; else narrower layers.
+
+    One that runs stays, whatever parameter of its own it leaves unused."""
+    lost = [(path, params) for path, params in design.report.unreached if path and params]
+    unused = {path: params for path, params in lost if not runs(design.report, path)}
+    if sum(unused.values()) >= violation.missed_by:
         places = [design.parent(path) for path in unused]
         yield _Change(
             "removed",
-            unused[0],
+            next(iter(unused)),
             f"without {', '.join(unused)}, which forward never reaches",
             tuple(parent for parent, _ in places),
             lambda: _without(places),

@@ -183,11 +183,21 @@ def _unproductive(report: Report) -> Iterator[Caution]:
 
 
 def _unreached(report: Report) -> Iterator[Caution]:
-    lost = [(path or report.name, params) for path, params in report.unreached if params]
+    lost = [(path, params) for path, params in report.unreached if params]
     if lost:
         total = sum(params for _, params in lost)
-        names = tuple(path for path, _ in lost)
-        yield Caution("unreached", names, f"{total:,} parameters that forward never reaches: {_listed(names)}")
+        names = tuple(path or report.name for path, _ in lost)
+        said = [
+            f"parameters of {name} itself" if runs(report, path) else name
+            for name, (path, _) in zip(names, lost, strict=True)
+        ]
+        yield Caution("unreached", names, f"{total:,} parameters that forward never reaches: {_listed(said)}")
+
+
+def runs(report: Report, path: str) -> bool:
+    """Does forward reach the module at that path, or one inside it? It may still own a parameter that none uses."""
+    inside = f"{path}." if path else ""
+    return any(row.path == path or row.path.startswith(inside) for row in report.rows)
 
 
 def _gridding(report: Report, holes: Mapping[str, Sequence[int]] | None) -> Iterator[Caution]:

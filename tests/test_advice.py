@@ -4,6 +4,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import rfcalc
@@ -151,9 +152,10 @@ def test_signals_and_volumes(dims):
 
 
 class Spare(nn.Module):
-    def __init__(self, spare=True):
+    def __init__(self, spare=True, own=0):
         super().__init__()
         self.a, self.b = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 10, 1)
+        self.a.own = nn.Parameter(torch.zeros(own)) if own else None
         if spare:
             self.spare = nn.Sequential(nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 20))
 
@@ -167,6 +169,15 @@ def test_what_forward_never_reaches_can_go():
     assert advice.message == "without spare.0, spare.2, which forward never reaches"
     assert_true(advice, Spare(spare=False), budget)
     assert not [a for a in advice_on(Spare, Budget(**FREE | {"max_params": 100})) if a.kind == "removed"]
+
+
+def test_what_runs_stays():
+    """`a` runs, whatever it owns besides: 10 parameters that nothing uses."""
+    budget = Budget(**FREE | {"max_params": 200})
+    advice = only(advice_on(lambda: Spare(own=10), budget), "removed")
+    assert advice.message == "without spare.0, spare.2, which forward never reaches"
+    assert_true(advice, Spare(spare=False, own=10), budget)
+    assert not [a for a in advice_on(lambda: Spare(own=500), budget) if a.kind == "removed"], "500 are no module's"
 
 
 def test_less_work():

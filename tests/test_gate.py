@@ -159,6 +159,19 @@ def test_unreached_parameters():
     assert (caution.layers, caution.message) == (("spare",), "16 parameters that forward never reaches: spare")
 
 
+def test_a_layer_that_runs_is_not_called_unreached():
+    """`0` runs and owns 5 parameters that nothing uses, as the design owns 3; `spare` as a whole is never reached."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3))
+    net.extra, net[0].extra = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(5))
+    net.spare = nn.Sequential(nn.Linear(3, 4))
+    net.forward = lambda x: net[0](x).relu()
+    caution = kinds(cautions(analyzed(net, (1, 9, 9))))["unreached"]
+    assert caution.layers == ("Sequential", "0", "spare.0")
+    assert caution.message == (
+        "24 parameters that forward never reaches: parameters of Sequential itself, parameters of 0 itself, spare.0"
+    )
+
+
 def dilated(*dilations):
     return nn.Sequential(*[nn.Conv2d(1 if i == 0 else 2, 2, 3, dilation=d, padding=d) for i, d in enumerate(dilations)])
 

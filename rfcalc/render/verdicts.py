@@ -138,7 +138,8 @@ def _violated(verdict: Verdict, violation: Violation) -> Iterator[tuple[str, str
     yield "missed", violation.message
     if violation.layers:
         yield "layers", _layers(violation.layers)
-    yield from (("fix", _advised(advice)) for advice in verdict.advice if advice.limit == violation.limit)
+    fixes = [_advised(advice) for advice in verdict.advice if advice.limit == violation.limit]
+    yield from (("fix", text) for text in fixes or ["none found among the changes that rfcalc tries"])
 
 
 class _Finding(NamedTuple):

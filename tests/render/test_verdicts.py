@@ -163,6 +163,18 @@ def test_a_design_cannot_write_to_the_terminal():
     assert "\x1b" not in verdicts([nasty])
 
 
+def test_no_advice_is_said_so():
+    """Of the violation that has none, and in every format that gives advice in words."""
+    some = dataclasses.replace(FAILED, advice=FAILED.advice[1:])
+    none = "none found among the changes that rfcalc tries"
+    fixes = [line.split("fix ")[1].strip() for line in verdicts([some], width=None).splitlines() if "  fix " in line]
+    assert fixes[0] == none
+    assert [fix.startswith("Put a pool") for fix in fixes[1:]] == [True]
+    for fmt in ("github", "sarif", "junit"):
+        assert verdicts([some], fmt=fmt).count(f"fix: {none}") == 1
+        assert none not in verdicts([FAILED], fmt=fmt)
+
+
 def test_a_column_that_says_nothing_is_left_out():
     assert "suits" in verdicts([PASSED])
     assert "suits" not in verdicts([dataclasses.replace(PASSED, suits=())])
