@@ -50,8 +50,8 @@ def command(
     """Write the true `# N 28->26  J 1  R 3` behind every layer: map size before and after, jump and receptive field.
 
     Corrects and removes only comments of that very form; one of another stays, and ours goes behind it. A line that
-    makes several layers (a loop, a helper function) gets none, and is named on stderr. Files without a design are
-    skipped.
+    makes several layers (a loop, a helper function), or one with several numbers, gets none, and is named on stderr.
+    Files without a design are skipped.
 
     \b
     Examples:
@@ -128,7 +128,7 @@ def _annotation(
         source = file.read_bytes()
     except OSError as error:
         raise DesignError(f"{targets[0].target}: cannot be read: {error.strerror}") from error
-    return annotated(source, designs, whole=any(not split_target(target.target)[1] for target in targets))
+    return annotated(source, designs)
 
 
 # --- what is said ----------------------------------------------------------------------------------------------
@@ -162,8 +162,13 @@ def _diff(place: str, annotation: Annotation) -> Iterator[str]:
 def _doubts(place: str, annotation: Annotation) -> Iterator[str]:
     """What was left without a comment, and why."""
     for refusal in annotation.refused:
-        count = len(refusal.names)
-        yield f"{place}:{refusal.line}: makes {count} layers, {_listed(refusal.names)}: left without a comment"
+        names = _listed(refusal.names)
+        reasons = {
+            "layers": f"makes {len(refusal.names)} layers, {names}",
+            "calls": f"its layer is called with different numbers ({names})",
+            "designs": f"its layer has different numbers in different designs ({names})",
+        }
+        yield f"{place}:{refusal.line}: {reasons[refusal.why]}: left without a comment"
     if annotation.elsewhere:
         yield f"{place}: no line of this file makes {_listed(annotation.elsewhere)}: left without a comment"
 

@@ -4,7 +4,7 @@ Nothing is guessed from names. The file is run as always, and what Python itself
 the expression that called its class, of every functional op in the forward the expression that called it (a frame's
 current instruction has a line and a column). A row of the report thus leads to one expression, and its comment stands
 at the end of the line in which that expression ends, where formatters leave it. Where several rows lead to one line
-(loops, helper functions, a block used twice) no comment would be true of all of them: `Annotation.refused` names them.
+(loops, helper functions, a layer called twice) no comment may be true of all of them: `Annotation.refused` names them.
 
 The rows are those that `rfcalc table --geometry` shows: every layer with a window, and whatever else moves N, J or R.
 """
@@ -19,11 +19,11 @@ import sys
 import tokenize
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any
+from types import FrameType, FunctionType
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -54,7 +54,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The layers of one design, and every line of its file that took part in making or calling them."""
+    """The layers of one design, and lines of its file: of the code that makes and calls them, and of its classes."""
 
     layers: tuple[Layer, ...]
     lines: frozenset[int]
@@ -71,10 +71,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A line that makes several layers, or one that is called with different numbers: it gets no comment."""
+    """A line that gets no comment, and its layers, because
+
+    - "layers": it makes all of them in one design,
+    - "calls": it makes one, called with different numbers,
+    - "designs": it makes one in every design, with different numbers.
+    """
 
     line: int
     names: tuple[str, ...]
+    why: Literal["layers", "calls", "designs"]
 
 
 @dataclass(frozen=True)
@@ -153,9 +159,21 @@ class Births:
                 return None
             path = path.rpartition(".")[0]
 
-    def lines(self) -> Iterator[int]:
-        """Every line that made a module."""
-        return (end[0] for _, end in self._made.values() if end is not None)
+    def known(self) -> frozenset[int]:
+        """The ids of the modules made so far."""
+        return frozenset(self._made)
+
+    def lines(self, made: Iterable[int]) -> Iterator[int]:
+        """The lines that made the modules of these ids."""
+        ends = (self._made[one][1] for one in made if one in self._made)
+        return (end[0] for end in ends if end is not None)
+
+    def class_lines(self, modules: Iterable[nn.Module]) -> Iterator[int]:
+        """Where the methods of the modules' classes stand in the file, one for each."""
+        for kind in {base for module in modules for base in type(module).__mro__}:
+            for method in vars(kind).values():
+                if isinstance(method, FunctionType) and method.__code__.co_filename == self.file:
+                    yield method.__code__.co_firstlineno
 
 
 class _Calls(TorchFunctionMode):
@@ -165,6 +183,7 @@ class _Calls(TorchFunctionMode):
         super().__init__()
         self.births = births
         self.ends: list[tuple[str, Point | None]] = []
+        self.lines: set[int] = set()
         self.entered = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -173,12 +192,13 @@ class _Calls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _end(self) -> Point | None:
-        """None for a call in a module whose forward stands in another file."""
+        """None for a call in a module whose forward stands in another file: the file calls that module."""
+        own = True
         for frame in _outward(sys._getframe(2)):
             if self.births.holds(frame):
-                return _end(frame)
-            if frame.f_code is nn.Module._call_impl.__code__:
-                return None
+                self.lines.add(frame.f_lineno)
+                return _end(frame) if own else None
+            own = own and frame.f_code is not nn.Module._call_impl.__code__
         return None
 
     def follow(self, model: nn.Module) -> nn.Module:
@@ -212,6 +232,7 @@ def layers_of(design: Design, births: Births, layout: str | None = None) -> Laye
     """
     if design.submodule:
         raise DesignError(f"{design.name}: a part of a design; expected the whole, whose comments count from the input")
+    loaded = births.known()
     with births.watching():
         model = design.build()
     calls = _Calls(births)
@@ -243,8 +264,10 @@ def layers_of(design: Design, births: Births, layout: str | None = None) -> Laye
             return Layer(row.name, (row.name,), comment, births.end(modules, row.path))
         return Layer(row.name, (row.path, end), comment, end)
 
-    lines = {*births.lines(), *(end[0] for _, end in calls.ends if end is not None)}
-    return Layers(tuple(layer(row) for row in report.rows if row.moves_grid), frozenset(lines))
+    # What was made as the file was loaded may be another design's.
+    made = births.known() - loaded | set(map(id, modules.values()))
+    lines = frozenset({*births.lines(made), *births.class_lines(modules.values()), *calls.lines})
+    return Layers(tuple(layer(row) for row in report.rows if row.moves_grid), lines)
 
 
 def _outward(frame: FrameType | None) -> Iterator[FrameType]:
@@ -273,14 +296,15 @@ class _Slot:
     comment: str
 
 
-def annotated(source: bytes, designs: Sequence[Layers], *, whole: bool = True) -> Annotation:
+def annotated(source: bytes, designs: Sequence[Layers]) -> Annotation:
     """The file with true comments behind the layers of its designs, and nothing else changed.
+
+    A comment of ours where these designs make no layer is stale within the classes and functions that they run.
+    Elsewhere it may be true of another design in the file, and is left alone.
 
     Args:
         source: the file as it lies on the disk; encoding, line endings and a missing last one are kept.
         designs: the layers of every design in it that is to be annotated.
-        whole: no other design is in it, so a comment of ours where these make no layer is stale. Else it is left alone
-            outside of the classes and functions that these designs run.
 
     >>> net = Layers((Layer("conv", ("conv",), "# N 8->6  J 1  R 3", (1, 24)),), frozenset({1}))
     >>> annotated(b"conv = nn.Conv2d(1, 1, 3)  # the first", [net]).after
@@ -290,29 +314,47 @@ def annotated(source: bytes, designs: Sequence[Layers], *, whole: bool = True) -
     text = source.decode(encoding)
     lines = list(io.StringIO(text, newline=""))
     slots = _slots(text, lines)
-    layers: dict[int, list[Layer]] = {}
+    layers: dict[int, dict[int, list[Layer]]] = {}
     elsewhere: dict[str, None] = {}
-    for one in (layer for design in designs for layer in design.layers):
+    for index, one in ((index, layer) for index, design in enumerate(designs) for layer in design.layers):
         if one.end is None:
             elsewhere[one.name] = None
         else:
             at = (one.end[0], len(lines[one.end[0] - 1].encode()[: one.end[1]].decode()))
-            layers.setdefault(bisect_left(slots, at, key=lambda slot: (slot.line, slot.column)), []).append(one)
-    ours = range(len(lines) + 1) if whole else _statements_at(source, {n for d in designs for n in d.lines})
+            number = bisect_left(slots, at, key=lambda slot: (slot.line, slot.column))
+            layers.setdefault(number, {}).setdefault(index, []).append(one)
+    ours = _statements_at(source, {n for d in designs for n in d.lines})
     changes, refused = [], []
     comments = 0
     for number, slot in enumerate(slots):
-        here = layers.get(number, [])
-        expected = here[0].comment if here else None
-        if len({layer.maker for layer in here}) > 1 or len({layer.comment for layer in here}) > 1:
-            refused.append(Refusal(slot.line, tuple(dict.fromkeys(layer.name for layer in here))))
-            expected = None
+        here = list(layers.get(number, {}).values())
+        refusal = _refusal(slot.line, here)
+        expected = here[0][0].comment if here and refusal is None else None
+        if refusal is not None:
+            refused.append(refusal)
         comments += expected is not None
         change = _change(lines, slot, expected) if here or slot.line in ours else None
         if change is not None:
             changes.append(change)
     after = "".join(lines).encode(encoding)
     return Annotation(source, after, encoding, comments, tuple(changes), tuple(refused), tuple(elsewhere))
+
+
+def _refusal(line: int, designs: Sequence[Sequence[Layer]]) -> Refusal | None:
+    """Why no comment is true of the layers that the designs have at a line; None when one is."""
+    for layers in designs:
+        makers: dict[tuple[object, ...], str] = {}
+        for layer in layers:
+            makers.setdefault(layer.maker, layer.name)
+        if len(makers) > 1:
+            return Refusal(line, tuple(makers.values()), "layers")
+    for layers in designs:
+        if len({layer.comment for layer in layers}) > 1:
+            return Refusal(line, tuple(layer.name for layer in layers), "calls")
+    everything = [layer for layers in designs for layer in layers]
+    if len({layer.comment for layer in everything}) > 1:
+        return Refusal(line, tuple(dict.fromkeys(layer.name for layer in everything)), "designs")
+    return None
 
 
 def _slots(text: str, lines: Sequence[str]) -> list[_Slot]:

@@ -26,7 +26,9 @@ import torch.nn.functional as F
 from torch import nn
 INPUT_SHAPE = (1, 16, 16)
 """
-NOTHING = [Layers((), frozenset())]
+EVERY_LINE = frozenset(range(1000))
+# A design that makes no layer and runs every line: every comment of ours is stale.
+NOTHING = [Layers((), EVERY_LINE)]
 
 
 def annotate(*targets):
@@ -38,7 +40,7 @@ def annotate(*targets):
         with births.watching():
             design = load_design(target)
         designs.append(layers_of(design, births))
-    return annotated(file.read_bytes(), designs, whole=":" not in targets[0])
+    return annotated(file.read_bytes(), designs)
 
 
 def net(made, forward):
@@ -272,23 +274,23 @@ REFUSED = {
             """,
             "return self.chain(x)",
         ),
-        [(13, ("chain.0", "chain.1", "chain.2"))],
+        [(13, ("chain.0", "chain.1", "chain.2"), "layers")],
     ),
     "a comprehension": (
         net("self.chain = nn.Sequential(*[nn.Conv2d(1, 1, 3) for _ in range(2)])", "return self.chain(x)"),
-        [(11, ("chain.0", "chain.1"))],
+        [(11, ("chain.0", "chain.1"), "layers")],
     ),
     "two calls on a line": (
         net("self.a = nn.Conv2d(1, 1, 3); self.b = nn.Conv2d(1, 1, 3)", "return self.b(self.a(x))"),
-        [(11, ("a", "b"))],
+        [(11, ("a", "b"), "layers")],
     ),
     "two that happen to agree": (
         net("self.a, self.b = nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3)", "return self.b(x) + self.a(x)"),
-        [(11, ("b", "a"))],
+        [(11, ("b", "a"), "layers")],
     ),
     "a block used twice": (
         f"{HEAD}{BLOCK}" + "\n\nmodel = nn.Sequential(Block(1), Block(1))",
-        [(11, ("0.conv", "1.conv")), (14, ("0.max_pool2d", "1.max_pool2d"))],
+        [(11, ("0.conv", "1.conv"), "layers"), (14, ("0.max_pool2d", "1.max_pool2d"), "layers")],
     ),
     "a helper used twice": (
         HEAD
@@ -300,24 +302,28 @@ class Net(nn.Module):
     def forward(self, x):
         return down(down(x))
 """,
-        [(9, ("max_pool2d", "max_pool2d#2"))],
+        [(9, ("max_pool2d", "max_pool2d#2"), "calls")],
     ),
     "a layer called again with other numbers": (
         net("self.conv = nn.Conv2d(1, 1, 3)", "return self.conv(self.conv(x))"),
-        [(11, ("conv", "conv#2"))],
+        [(11, ("conv", "conv#2"), "calls")],
+    ),
+    "two layers, one of them called twice": (
+        net("self.a, self.b = nn.MaxPool2d(2), nn.Conv2d(1, 1, 3)", "return self.a(self.b(self.a(x)))"),
+        [(11, ("a", "b"), "layers")],
     ),
     "a block of another file": (
         f"{HEAD}from torchvision.ops import SqueezeExcitation\nmodel = nn.Sequential(SqueezeExcitation(1, 1))\n",
-        [(8, ("0.avgpool", "0.fc1", "0.fc2", "0.mul"))],
+        [(8, ("0.avgpool", "0.fc1", "0.fc2", "0.mul"), "layers")],
     ),
 }
 
 
 @pytest.mark.parametrize(("source", "lines"), REFUSED.values(), ids=REFUSED)
-def test_a_line_that_makes_several_layers_has_no_comment(write_design, source, lines):
+def test_a_line_that_no_comment_is_true_of_has_none(write_design, source, lines):
     write_design(source)
     found = annotate("net.py")
-    assert [(refusal.line, refusal.names) for refusal in found.refused] == lines
+    assert [(refusal.line, refusal.names, refusal.why) for refusal in found.refused] == lines
     assert found.after == annotated(source.encode(), NOTHING).after
     assert found.comments == 0
 
@@ -400,10 +406,181 @@ def test_named_designs_leave_the_others_alone(write_design, targets, lines):
     assert after == expected
 
 
-def test_designs_that_disagree_about_a_line(write_design):
-    write_design(SEVERAL.replace("self.more(super().forward(x))", "super().forward(self.more(x))"))
+STEM = f"""{HEAD}
+class Stem(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class First(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = Stem()
+
+    def forward(self, x):
+        return self.stem(x)
+
+
+class Second(First):
+    def __init__(self):
+        super().__init__()
+        self.base = self.stem
+        del self.stem
+
+    def forward(self, x):
+        return self.base(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "refused"),
+    [
+        (SEVERAL, []),
+        (SEVERAL.replace("self.more(super().forward(x))", "super().forward(self.more(x))"), [(("conv",), "designs")]),
+        (
+            SEVERAL.replace("self.more(super().forward(x))", "super().forward(super().forward(x))"),
+            [(("conv", "conv#2"), "calls")],
+        ),
+        (STEM, []),
+        (STEM.replace("self.base(x)", "self.base(x[..., ::2])"), [(("stem.conv", "base.conv"), "designs")]),
+        (
+            STEM.replace("= self.stem\n", "= nn.Sequential(Stem(), Stem())\n"),
+            [(("base.0.conv", "base.1.conv"), "layers")],
+        ),
+    ],
+)
+def test_designs_that_share_a_line(write_design, source, refused):
+    write_design(source)
     found = annotate("net.py:First", "net.py:Second")
-    assert [(refusal.line, refusal.names) for refusal in found.refused] == [(11, ("conv",))]
+    assert [(refusal.names, refusal.why) for refusal in found.refused if refusal.line == 11] == refused
+    assert found.after.decode().splitlines()[10].endswith(")" if refused else ")  # N 16->14  J 1  R 3")
+
+
+SIDE_BY_SIDE = {
+    "a class": """
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 5)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Big(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3)
+
+    def forward(self, x):
+        return F.max_pool2d(self.conv(x), 2)
+
+
+model = Small
+""",
+    "a class that was built": """
+class Big(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3)
+
+    def forward(self, x):
+        return F.max_pool2d(self.conv(x), 2)
+
+
+big = Big()
+model = nn.Conv2d(1, 1, 5)
+""",
+    "a function": """
+def big():
+    return nn.Sequential(
+        nn.Conv2d(1, 1, 3),
+        nn.MaxPool2d(2),
+    )
+
+
+def model():
+    return nn.Conv2d(1, 1, 5)
+""",
+    "an instance": """
+big = nn.Sequential(
+    nn.Conv2d(1, 1, 3),
+    nn.MaxPool2d(2),
+)
+model = nn.Conv2d(1, 1, 5)
+""",
+}
+
+
+@pytest.mark.parametrize("source", SIDE_BY_SIDE.values(), ids=SIDE_BY_SIDE)
+def test_the_design_of_a_file_leaves_the_others_alone(write_design, source):
+    """What `file.py:Big` wrote is no stale comment of `file.py`, nor the other way round."""
+    write_design(HEAD + source)
+    first, second = ("net.py:Big" if "class Big" in source else "net.py:big"), "net.py"
+    for target, count in ((first, 2), (second, 1), (first, 0), (second, 0)):
+        found = annotate(target)
+        assert len(found.changes) == count
+        Path("net.py").write_bytes(found.after)
+    assert found.after.count(b"# N ") == 3
+
+
+OWN = {
+    "a class that only hands on": """
+class Keep(nn.Module):
+    def forward(self, x):
+        return x  # N 1->1  J 1  R 1
+
+
+model = nn.Sequential(Keep(), nn.ReLU())
+""",
+    "a class that others inherit": """
+class Base(nn.Module):
+    def forward(self, x):
+        return self.run(x)  # N 1->1  J 1  R 1
+
+
+class Net(Base):
+    def run(self, x):
+        return x
+
+
+model = Net
+""",
+    "a helper that calls layers": """
+def run(layers, x):
+    for layer in layers:
+        x = layer(x)  # N 1->1  J 1  R 1
+    return x
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.ReLU()])
+
+    def forward(self, x):
+        return run(self.layers, x)
+""",
+    "a helper that makes what is thrown away": """
+def act():
+    return nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU())[1:]  # N 1->1  J 1  R 1
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(act())
+""",
+}
+
+
+@pytest.mark.parametrize("source", OWN.values(), ids=OWN)
+def test_whatever_the_design_runs_has_no_stale_comment(write_design, source):
+    write_design(HEAD + source)
+    assert [change.expected for change in annotate("net.py").changes] == [None]
 
 
 def test_a_part_of_a_design_is_no_place_to_count_from(write_design):
@@ -490,10 +667,10 @@ def test_whatever_stands_around(lines, wanted, ending, final):
         for i, (call, comment) in enumerate(zip(calls, wanted, strict=False))
         if comment is not None
     ]
-    found = annotated(source, [Layers(tuple(layers), frozenset())])
+    found = annotated(source, [Layers(tuple(layers), EVERY_LINE)])
     assert ast.dump(ast.parse(found.after), include_attributes=True) == ast.dump(tree, include_attributes=True)
     assert found.comments == len(layers)
-    assert annotated(found.after, [Layers(tuple(layers), frozenset())]).changes == ()
+    assert annotated(found.after, [Layers(tuple(layers), EVERY_LINE)]).changes == ()
     bare, bare_before = (annotated(content, NOTHING).after.decode() for content in (found.after, source))
     assert [line.rstrip(" ") for line in bare.split(ending)] == [line.rstrip(" ") for line in bare_before.split(ending)]
     after = found.after.decode().replace(ending, "\n").split("\n")

@@ -84,6 +84,38 @@ def test_the_diff_is_a_patch(rfcalc, write_design, ending, content):
     assert Path("net.py").read_bytes() == after
 
 
+TWICE = """
+    from torch import nn
+    INPUT_SHAPE = (1, 28, 28)
+    class Stem(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = nn.MaxPool2d(2)
+        def forward(self, x):
+            return self.pool(x)
+    class Twice(Stem):
+        def forward(self, x):
+            return super().forward(super().forward(x))
+    class Later(Stem):
+        def forward(self, x):
+            return super().forward(x[:, :, ::2, ::2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["Twice"], "its layer is called with different numbers (pool, pool#2)"),
+        (["Stem", "Later"], "its layer has different numbers in different designs (pool)"),
+    ],
+)
+def test_a_layer_with_several_numbers(rfcalc, write_design, names, says):
+    write_design(TWICE)
+    found = rfcalc("annotate", "--check", *(f"net.py:{name}" for name in names))
+    assert f"net.py:7: {says}: left without a comment\n" in found.err
+    assert found.err.count("\n") == 1
+
+
 def test_many_files(rfcalc, write_design):
     """What is broken or defines no design is no reason to leave the others as they are."""
     write_design(NET, "models/net.py")
