@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from .errors import RfcalcError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .report import LayerRow, Report
 
 _MOST_SHOWN = 3  # per limit
-_MOST_TRIED = 5
+_MOST_TRIED = 6
 _MOST_CONVS = 20  # more in a row are no advice
 
 
@@ -82,12 +83,13 @@ def advise(
     found = []
     for violation in violations:
         changes = _CHANGES.get(violation.limit)
-        tried = [] if changes is None else [
-            advice
-            for change in _first(changes(design, violation), _MOST_TRIED)
-            if (advice := _tried(change, design, violation, budget, input_shape, layout)) is not None
-        ]  # fmt: skip
-        found += sorted(tried, key=lambda advice: not advice.fits)[:_MOST_SHOWN]
+        tried: dict[tuple[str, str], Advice] = {}  # a second way to do the same is tried only where the first failed
+        for change in _first(changes(design, violation), _MOST_TRIED) if changes else ():
+            what = change.kind, change.layer
+            advice = None if what in tried else _tried(change, design, violation, budget, input_shape, layout)
+            if advice is not None:
+                tried[what] = advice
+        found += sorted(tried.values(), key=lambda advice: not advice.fits)[:_MOST_SHOWN]
     return found
 
 
@@ -149,7 +151,9 @@ class _UnfitError(Exception):
 
 
 class _Design:
-    """A model beside its report: which row is the one call of which module, in the order of the forward."""
+    """A model beside its report: which row is the call of which module, in the order of the forward.
+
+    `layers` holds the modules called once, `all_layers` also those called more often, at their first call."""
 
     def __init__(self, model: nn.Module, report: Report) -> None:
         self.model, self.report = model, report
@@ -161,48 +165,83 @@ class _Design:
         for module in modules.values():
             for parameter in module._parameters.values():
                 owners[id(parameter)] = owners.get(id(parameter), 0) + (parameter is not None)
-        self.layers = [
+        first = {row.path: row for row in reversed(report.rows)}
+        self.all_layers = [
             (row, module)
             for row in report.rows
-            if calls[row.path] == 1
+            if row is first[row.path]
             and (module := modules.get(row.path)) is not None
             and type(module).__name__ == row.op
             # a weight that two layers share cannot change in one of them
             and all(owners[id(p)] < 2 for p in module._parameters.values())
         ]
+        self.layers = [(row, module) for row, module in self.all_layers if calls[row.path] == 1]
 
     def parent(self, path: str) -> tuple[nn.Module, str]:
         """The module that holds the one at `path`, and the name it has there."""
         outer, _, name = path.rpartition(".")
         return self.model.get_submodule(outer), name
 
-    def followers(self, at: int) -> tuple[list[nn.Module], nn.Module | None]:
-        """What a layer's channels pass through, and the layer that takes them in: by order, a trial shows if truly."""
-        through: list[nn.Module] = []
-        for _, module in self.layers[at + 1 :]:
-            if _multiplies(module) and not _depthwise(module):
-                return through, module
-            if _per_channel(module):
-                through.append(module)
-        return through, None
+
+def _followers(layers: Sequence[tuple[LayerRow, nn.Module]], at: int) -> tuple[list[nn.Module], nn.Module | None]:
+    """What a layer's channels pass through, and the layer that takes them in: by order, a trial shows if truly."""
+    through: list[nn.Module] = []
+    width = _width(layers[at][1])
+    for _, module in layers[at + 1 :]:
+        if _multiplies(module) and not _depthwise(module):
+            return through, module
+        if _channels(module) == width:
+            through.append(module)
+    return through, None
 
 
 def _multiplies(module: nn.Module) -> bool:
     from torch import nn
 
-    return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) or _transposed(module)
+
+
+def _transposed(module: nn.Module) -> bool:
+    from torch import nn
+
+    return isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
 
 
 def _depthwise(module: Any) -> bool:
     return getattr(module, "groups", 1) > 1 and module.groups == module.in_channels == module.out_channels
 
 
-def _per_channel(module: nn.Module) -> bool:
-    """Does it own numbers for each channel, without mixing them?"""
+def _channels(module: Any) -> int | None:
+    """How many channels a layer owns numbers for, each by itself; None for one that mixes them or owns none."""
     from torch import nn
 
-    norms = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-    return isinstance(module, norms) or _depthwise(module)
+    batch = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+    instance = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
+    found: int | None = None
+    if isinstance(module, batch | instance):
+        found = module.num_features
+    elif isinstance(module, nn.GroupNorm):
+        found = module.num_channels
+    elif isinstance(module, nn.LayerNorm):
+        found = module.normalized_shape[0]  # of the channels alone, or of (C, H, W)
+    elif isinstance(module, nn.PReLU):
+        found = module.num_parameters if module.num_parameters > 1 else None
+    elif _depthwise(module):
+        found = module.out_channels
+    return found
+
+
+def _groups(module: Any) -> int:
+    """Its channels come in that many equal groups. One group for each channel is no constraint: they go along."""
+    if _multiplies(module):
+        return 1 if _depthwise(module) else getattr(module, "groups", 1)
+    groups = getattr(module, "num_groups", 1)
+    return 1 if groups == _channels(module) else groups
+
+
+def _step(modules: Iterable[nn.Module]) -> int:
+    """The widths that fit all of these layers are the multiples of it."""
+    return math.lcm(*map(_groups, modules))
 
 
 def _width(module: Any) -> int:
@@ -239,12 +278,31 @@ def _resize(module: Any, *, out: int | None = None, into: int | None = None) -> 
         module.out_channels, module.in_channels = out or module.out_channels, into or module.in_channels
         if module.in_channels % module.groups or module.out_channels % module.groups:
             raise _UnfitError
-        _reshape(module, "weight", (module.out_channels, module.in_channels // module.groups, *module.weight.shape[2:]))
+        ends = (module.in_channels, module.out_channels)
+        outer, inner = ends if _transposed(module) else ends[::-1]
+        _reshape(module, "weight", (outer, inner // module.groups, *module.weight.shape[2:]))
         _reshape(module, "bias", (module.out_channels,))
     else:
+        _resize_per_channel(module, width)
+
+
+def _resize_per_channel(module: Any, width: int) -> None:
+    from torch import nn
+
+    shape: tuple[int, ...] = (width,)
+    if isinstance(module, nn.GroupNorm):
+        if width % _groups(module):
+            raise _UnfitError
+        single = module.num_groups == module.num_channels
+        module.num_channels, module.num_groups = width, width if single else module.num_groups
+    elif isinstance(module, nn.LayerNorm):
+        shape = module.normalized_shape = (width, *module.normalized_shape[1:])
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = width
+    else:
         module.num_features = width
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            _reshape(module, name, (module.num_features,))
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        _reshape(module, name, shape)
 
 
 def _numel(module: nn.Module) -> int:
@@ -281,10 +339,11 @@ def _narrower(design: _Design, violation: Violation) -> Iterator[_Change]:
     """One layer with fewer channels, the largest holder first; then all of them by one factor."""
     macs = violation.limit == "max_macs"
     single = sorted(_single(design, violation.missed_by, macs), key=lambda found: -found[0])
-    yield from (change for _, change in single[: _MOST_TRIED - 1])
-    if not macs:
-        fitting = _largest(lambda percent: _counted_all(design, percent) <= violation.allowed, 99)
-        yield from [] if fitting is None else [_thinner(design, fitting)]
+    yield from (change for _, change in single[: _MOST_TRIED - 2])
+    for parts in () if macs else (100, _divisor(design)):
+        fitting = _largest(lambda n, of=parts: _counted_all(design, Fraction(n, of)) <= violation.allowed, parts - 1)  # type: ignore[misc]
+        if fitting is not None:
+            yield _thinner(design, Fraction(fitting, parts))
 
 
 def _single(design: _Design, excess: int, macs: bool) -> Iterator[tuple[float, _Change]]:
@@ -293,28 +352,49 @@ def _single(design: _Design, excess: int, macs: bool) -> Iterator[tuple[float, _
     for at, (row, module) in enumerate(design.layers):
         if not _multiplies(module) or _depthwise(module):
             continue
-        through, taker = design.followers(at)
+        through, taker = _followers(design.layers, at)
         if taker is None:
             continue
         width = _width(module)
-        inner = _inner(taker)
-        if inner % width:
+        inner, given = _inner(taker), _given(taker, width)
+        if given is None:
             continue
-        held = (sum(work.get(id(m), 0) for m in (module, *through, taker))) if macs else (
-            _numel(module) + sum(map(_numel, through)) + _weight(taker)
-        )  # fmt: skip
+        taken = (work.get(id(taker), 0) if macs else _weight(taker)) * given / inner
+        held = taken + sum(work.get(id(m), 0) if macs else _numel(m) for m in (module, *through))
         kept = width - math.ceil(excess * width / held) if held else 0
-        if kept >= 1:
-            yield (
-                kept / width,
-                _Change(
-                    "narrower",
-                    row.name,
-                    f"{row.name}: {width} -> {kept} channels",
-                    (module, *through, taker),
-                    lambda m=module, t=through, c=taker, w=width, k=kept: _narrow(m, t, c, w, k),  # type: ignore[misc]
-                ),
-            )
+        change = _narrowed(row, module, through, taker, kept)
+        if change is not None:
+            yield kept / width, change
+
+
+def _narrowed(
+    row: LayerRow, module: nn.Module, through: Sequence[nn.Module], taker: nn.Module, most: int
+) -> _Change | None:
+    """A layer with at most that many channels, in whole groups; None where too few are left, or not all are needed."""
+    width, step = _width(module), _step((module, *through, taker))
+    kept = most - most % step
+    given = _given(taker, width)
+    if kept < 1 or given is None:
+        return None
+    return _Change(
+        "narrower",
+        row.name,
+        f"{row.name}: {width} -> {kept} channels",
+        (module, *through, taker),
+        lambda: _narrow(module, through, taker, kept, _inner(taker) - given + given // width * kept),
+    )
+
+
+def _given(taker: nn.Module, width: int) -> int | None:
+    """How many of a layer's inputs come from the `width` channels before it; None where they do not fit.
+
+    A linear layer takes every position of a flattened map, a convolution what others gave besides."""
+    inner = _inner(taker)
+    if not width or not inner:
+        return None
+    if hasattr(taker, "in_features"):
+        return inner if inner % width == 0 else None
+    return width if width <= inner else None
 
 
 def _inner(module: Any) -> int:
@@ -326,33 +406,49 @@ def _weight(module: Any) -> int:
     return int(module.weight.numel())
 
 
-def _narrow(module: nn.Module, through: Sequence[nn.Module], taker: nn.Module, width: int, kept: int) -> None:
-    _resize(module, out=kept)
-    for m in through:
+def _narrow(module: nn.Module, through: Sequence[nn.Module], taker: nn.Module, kept: int, into: int) -> None:
+    for m in (module, *through):
         _resize(m, out=kept)
-    _resize(taker, into=_inner(taker) // width * kept)
+    _resize(taker, into=into)
 
 
-def _mixing(design: _Design) -> list[nn.Module]:
-    return [module for _, module in design.layers if _multiplies(module)]
+def _hidden(design: _Design) -> dict[nn.Module, tuple[int, int]]:
+    """The layers whose width is the designer's choice, all that mix channels but the last: width, and its step."""
+    layers = design.all_layers
+    mixing = [at for at, (_, m) in enumerate(layers) if _multiplies(m) and not _depthwise(m)]
+    found = {}
+    for at in mixing[:-1]:
+        through, taker = _followers(layers, at)
+        module = layers[at][1]
+        found[module] = _width(module), _step((module, *through, *([taker] if taker else [])))
+    return found
 
 
-def _counted_all(design: _Design, percent: int) -> int:
+def _divisor(design: _Design) -> int:
+    """Parts of it leave no width a rest, so that widths that are added up or joined still fit each other."""
+    return math.gcd(*(width // step for width, step in _hidden(design).values())) or 1
+
+
+def _counted_all(design: _Design, part: Fraction) -> int:
     """Parameters of the design with every hidden layer at that part of its channels."""
-    resized = [m for _, m in design.layers if _multiplies(m) or _per_channel(m)]
-    rest = sum(_numel(m) for m in design.model.modules()) - sum(map(_numel, resized))
-    return rest + sum(_counted(m, out, into) for m, out, into in _thinned(design, percent))
+    sizes = list(_thinned(design, part))
+    rest = sum(_numel(m) for m in design.model.modules()) - sum(_numel(m) for m, _, _ in sizes)
+    return rest + sum(_counted(m, out, into) for m, out, into in sizes)
 
 
-def _thinner(design: _Design, percent: int) -> _Change:
+def _thinner(design: _Design, part: Fraction) -> _Change:
     """Every hidden layer at the same part of its channels; inputs and classes stay."""
-    widths = [_scaled(_width(m), percent) for m in _mixing(design)[:-1]]
+    hidden = _hidden(design).values()
+    widths = [_scaled(width, part, step) for width, step in hidden]
+    percent = part * 100
+    much = f"{percent} %" if percent.denominator == 1 else str(part)
+    groups = ", in whole groups" if any(step > 1 for _, step in hidden) else ""
     return _Change(
         "thinner",
         design.report.name,
-        f"every hidden layer at {percent} % of its channels (widths {_span(widths)})",
-        tuple(module for _, module in design.layers),
-        lambda: _resize_all(list(_thinned(design, percent))),
+        f"every hidden layer at {much} of its channels{groups} (widths {_span(widths)})",
+        tuple(module for _, module in design.all_layers),
+        lambda: _resize_all(list(_thinned(design, part))),
     )
 
 
@@ -366,25 +462,29 @@ def _span(widths: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _scaled(width: int, percent: int) -> int:
-    return max(1, width * percent // 100)
+def _scaled(width: int, part: Fraction, step: int = 1) -> int:
+    return max(step, int(width * part) // step * step)
 
 
-def _thinned(design: _Design, percent: int) -> Iterator[tuple[Any, int | None, int | None]]:
-    """Each layer's channels at that factor: (module, out, into), None where they stay."""
-    last = _mixing(design)[-1:]
-    before: int | None = None  # the width that reaches a layer
-    for _, m in design.layers:
-        if _multiplies(m) and not _depthwise(m):
-            out = None if m in last else _scaled(_width(m), percent)
-            into = None
-            if before is not None:
-                inner = _inner(m)
-                into = inner // before * _scaled(before, percent) if inner % before == 0 else _scaled(inner, percent)
-            yield m, out, into
-            before = _width(m)
-        elif _per_channel(m) and before is not None:
-            yield m, _scaled(before, percent), None
+def _thinned(design: _Design, part: Fraction) -> Iterator[tuple[Any, int | None, int | None]]:
+    """Each layer's channels at that part: (module, out, into), None where they stay.
+
+    Layers are taken for a chain; a part that leaves no rest is right for any design."""
+    hidden = _hidden(design)
+    before = after = 0  # the width that reaches a layer, as it is and as it will be; 0: that of the input
+
+    def fed(width: int) -> int:
+        return width // before * after if width % before == 0 else _scaled(width, part)
+
+    for _, m in design.all_layers:
+        channels = _channels(m)
+        if channels is not None:
+            if before:
+                yield m, fed(channels), None
+        elif _multiplies(m):
+            out = _scaled(hidden[m][0], part, hidden[m][1]) if m in hidden else None
+            yield m, out, fed(_inner(m)) if before else None
+            before, after = _width(m), out or _width(m)
 
 
 def _counted(module: Any, out: int | None, into: int | None) -> int:
@@ -441,8 +541,9 @@ def _less_work(design: _Design, violation: Violation) -> Iterator[_Change]:
         part = math.sqrt(part)  # work grows with the product of two widths
     else:
         yield from _narrow_peak(design, violation)
-    if part * 100 >= 1:
-        yield _thinner(design, int(part * 100))
+    for parts in (100, _divisor(design)):
+        if part * parts >= 1:
+            yield _thinner(design, Fraction(int(part * parts), parts))
     spots = [spot for spot in _spots(design) if min(spot[0].n_out) >= 4]
     for row, module in (*spots[len(spots) // 2 : len(spots) // 2 + 1], *spots[:1]):
         yield _pooled(design, row, module)
@@ -454,17 +555,11 @@ def _narrow_peak(design: _Design, violation: Violation) -> Iterator[_Change]:
     for at, (row, module) in by_size[:2]:
         if not _multiplies(module) or _depthwise(module):
             continue
-        through, taker = design.followers(at)
-        width = _width(module)
-        kept = width * violation.allowed // violation.measured
-        if taker is not None and kept >= 1 and _inner(taker) % width == 0:
-            yield _Change(
-                "narrower",
-                row.name,
-                f"{row.name}: {width} -> {kept} channels",
-                (module, *through, taker),
-                lambda m=module, t=through, c=taker, w=width, k=kept: _narrow(m, t, c, w, k),  # type: ignore[misc]
-            )
+        through, taker = _followers(design.layers, at)
+        most = _width(module) * violation.allowed // violation.measured
+        change = None if taker is None else _narrowed(row, module, through, taker, most)
+        if change is not None:
+            yield change
 
 
 def _fewer(design: _Design, violation: Violation) -> Iterator[_Change]:
@@ -497,7 +592,7 @@ def _spots(design: _Design) -> Iterator[tuple[LayerRow, nn.Module]]:
         dims = len(row.grid)
         plain = 1 <= dims <= 3 and row.grid == (2, 3, 4)[:dims] and len(row.shape_out) == 2 + dims
         plain = plain and len(row.j_out) == dims and not any(row.is_global)
-        if plain and min(row.n_out) > 1 and (_multiplies(module) or _per_channel(module) or row.moves_grid):
+        if plain and min(row.n_out) > 1 and (_multiplies(module) or _channels(module) or row.moves_grid):
             yield row, module
 
 

@@ -232,6 +232,142 @@ def test_a_depthwise_layer_follows():
     assert_true(advice, Depthwise(int(advice.message.split("->")[1].split()[0])), budget)
 
 
+class Between(nn.Module):
+    """What stands between two layers may own numbers for each channel."""
+
+    def __init__(self, layer, a=12, b=24):
+        super().__init__()
+        self.a, self.one = nn.Conv2d(1, a, 3), layer(a, 26)
+        self.b, self.two = nn.Conv2d(a, b, 3), layer(b, 24)
+        self.c = nn.Conv2d(b, 10, 3)
+
+    def forward(self, x):
+        return self.c(self.two(self.b(self.one(self.a(x)))))
+
+
+BETWEEN = {
+    "GroupNorm": (lambda c, n: nn.GroupNorm(4, c), 4),
+    "GroupNorm, one group": (lambda c, n: nn.GroupNorm(1, c), 1),
+    "GroupNorm, a group a channel": (lambda c, n: nn.GroupNorm(c, c), 1),
+    "InstanceNorm": (lambda c, n: nn.InstanceNorm2d(c, affine=True, track_running_stats=True), 1),
+    "InstanceNorm, no numbers": (lambda c, n: nn.InstanceNorm2d(c), 1),
+    "LayerNorm": (lambda c, n: nn.LayerNorm([c, n, n]), 1),
+    "LayerNorm, no numbers": (lambda c, n: nn.LayerNorm([c, n, n], elementwise_affine=False), 1),
+    "PReLU": (lambda c, n: nn.PReLU(c), 1),
+    "PReLU, one number": (lambda c, n: nn.PReLU(), 1),
+    "SyncBatchNorm": (lambda c, n: nn.SyncBatchNorm(c), 1),
+}
+
+
+@pytest.mark.parametrize(("layer", "step"), BETWEEN.values(), ids=BETWEEN)
+def test_what_each_channel_owns_follows(layer, step):
+    """A layer keeps as many whole groups of channels as fit."""
+    whole = rfcalc.analyze(Between(layer), SHAPE).params
+    budget = Budget(**FREE | {"max_params": whole * 3 // 4})
+    found = advice_on(lambda: Between(layer), budget)
+    advice = only(found, "narrower", "b")
+    kept = int(advice.message.split("->")[1].split()[0])
+    assert kept % step == 0
+    assert_true(advice, Between(layer, b=kept), budget)
+    assert check(rfcalc.analyze(Between(layer, b=kept + step), SHAPE), budget), "one group more would not fit"
+    thinner = only(found, "thinner")
+    assert ("in whole groups" in thinner.message) == (step > 1)
+    percent = int(thinner.message.split("at ")[1].split(" %")[0])
+    assert_true(thinner, Between(layer, *(w * percent // 100 // step * step for w in (12, 24))), budget)
+
+
+def test_less_memory_in_whole_groups():
+    layer = BETWEEN["GroupNorm"][0]
+    budget = Budget(**FREE | {"max_activation_bytes": 80_000})
+    advice = only(advice_on(lambda: Between(layer), budget), "narrower", "b")
+    assert_true(advice, Between(layer, b=int(advice.message.split("->")[1].split()[0])), budget)
+
+
+def test_a_grouped_convolution_keeps_its_groups():
+    make = lambda b=24: nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, b, 3, groups=4), nn.Conv2d(b, 10, 3))  # noqa: E731
+    budget = Budget(**FREE | {"max_params": 2_000})
+    advice = only(advice_on(make, budget), "narrower", "1")
+    assert advice.message == "1: 24 -> 16 channels", "18 would fit, but not in 4 groups"
+    assert_true(advice, make(16), budget)
+
+
+class Branches(nn.Module):
+    """Three branches of one map, joined."""
+
+    def __init__(self, stem=16, a=8, b=24, c=16):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, stem, 3), nn.BatchNorm2d(stem)
+        self.a, self.b = nn.Conv2d(stem, a, 1), nn.Conv2d(stem, b, 3, padding=1)
+        self.c = nn.Conv2d(stem, c, 5, padding=2)
+        self.joined, self.out = nn.BatchNorm2d(a + b + c), nn.Conv2d(a + b + c, 10, 1)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x))
+        return self.out(self.joined(torch.cat([self.a(x), self.b(x), self.c(x)], 1)))
+
+
+def test_branches_that_are_joined():
+    """49 % of 8, 24 and 16 channels leave rests, which do not add up to 49 % of 48; parts of 8 leave none."""
+    budget = Budget(**FREE | {"max_params": 5_900})
+    advice = only(advice_on(Branches, budget, (3, 20, 20)), "thinner")
+    assert "at 5/8 of its channels (widths 5 to 15)" in advice.message
+    assert_true(advice, Branches(10, 5, 15, 10), budget, (3, 20, 20))
+    assert check(rfcalc.analyze(Branches(12, 6, 18, 12), (3, 20, 20)), budget)
+    budget = Budget(**FREE | {"max_macs": 1_100_000})
+    advice = only(advice_on(Branches, budget, (3, 20, 20)), "thinner")
+    assert "at 50 % of its channels (widths 4 to 12)" in advice.message
+    assert_true(advice, Branches(8, 4, 12, 8), budget, (3, 20, 20))
+
+
+class Joined(nn.Module):
+    """A map goes on beside what is made of it, up again from half the size."""
+
+    def __init__(self, a=8, b=16, up=8, c=12):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, a, 3, padding=1), nn.Conv2d(a, b, 3, padding=1)
+        self.pool, self.up = nn.MaxPool2d(2), nn.ConvTranspose2d(b, up, 2, 2)
+        self.c, self.out = nn.Conv2d(up + a, c, 3, padding=1), nn.Conv2d(c, 1, 1)
+
+    def forward(self, x):
+        a = self.a(x)
+        return self.out(self.c(torch.cat([self.up(self.b(self.pool(a))), a], 1)))
+
+
+def test_a_map_goes_on_beside():
+    """What `c` is given by `a` stays: a channel less of `up` is one input less, not two."""
+    budget = Budget(**FREE | {"max_params": 3_000})
+    found = advice_on(Joined, budget)
+    for layer in ("b", "up", "c"):
+        advice = only(found, "narrower", layer)
+        assert_true(advice, Joined(**{layer: int(advice.message.split("->")[1].split()[0])}), budget)
+    budget = Budget(**FREE | {"max_params": 1_000})
+    advice = only(advice_on(Joined, budget), "thinner")
+    percent = int(advice.message.split("at ")[1].split(" %")[0])
+    assert_true(advice, Joined(*(w * percent // 100 for w in (8, 16, 8, 12))), budget)
+
+
+class Again(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.stem, self.again = nn.Conv2d(1, width, 3), nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Conv2d(width, 10, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in range(3):
+            x = self.again(x)
+        return self.head(x)
+
+
+def test_a_layer_called_again():
+    """Its input is its own output: only all widths together change it."""
+    budget = Budget(**FREE | {"max_params": 1_500})
+    (advice,) = advice_on(Again, budget)
+    percent = int(advice.message.split("at ")[1].split(" %")[0])
+    assert_true(advice, Again(16 * percent // 100), budget)
+    assert check(rfcalc.analyze(Again(16 * percent // 100 + 1), SHAPE), budget)
+
+
 class Flat(nn.Module):
     def __init__(self, width=8):
         super().__init__()
@@ -320,6 +456,13 @@ def test_a_shared_weight_is_left_alone():
 def test_layers_that_take_any_size_are_left_alone():
     lazy = lambda: nn.Sequential(nn.LazyConv2d(32, 3), nn.LazyConv2d(32, 3), nn.Conv2d(32, 10, 1))  # noqa: E731
     assert advice_on(lazy, Budget(max_params=3_000, min_rf=40)) == []
+
+
+def test_layers_without_a_width():
+    """torch allows them; nothing can be said of parts of nothing."""
+    make = lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 0), nn.Linear(0, 40), nn.Linear(40, 10))  # noqa: E731
+    advice = only(advice_on(make, Budget(**FREE | {"max_params": 400})), "narrower")
+    assert (advice.layer, advice.fits) == ("2", True)
 
 
 def test_a_far_goal_is_not_stacked_up():
