@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from rfcalc.design import split_target
-from rfcalc.errors import DesignError
+from rfcalc.errors import ConfigError, DesignError, RfcalcError
 
 from .shared import FILE, Debug, Input, Layout, complain, emit, screen, write_file
 
 if TYPE_CHECKING:
-    from rfcalc.find import Target
+    from rfcalc.config import Settings
+    from rfcalc.find import Found, Target
 
 
 def _complete_format(incomplete: str) -> list[str]:
@@ -116,8 +117,7 @@ def command(
       rfcalc check models --base main --format github
       rfcalc check --show-config models/step1.py
     """
-    from rfcalc.config import default_targets, rows, settings_for
-    from rfcalc.find import find_targets
+    from rfcalc.config import checked_flags, default_targets, rows
     from rfcalc.render.verdicts import checked_format, verdicts
 
     checked_format(fmt)
@@ -133,12 +133,20 @@ def command(
         "input": input_shape,
         "layout": layout,
     }
-    found = find_targets(targets or default_targets(config))
-    settings = {target: settings_for(target.file, config=config, flags=flags) for target in found.targets}
+    checked_flags(flags)
+    found, refused = _found(targets or default_targets(config))
+    settings = _settings(found.targets, config, flags, refused)
     if show_config:
+        if refused:
+            raise next(iter(refused.values()))
+        for target in settings:
+            if target.file is not None and not target.file.exists():
+                raise DesignError(f"{target.target}: no such file; expected a design whose settings are to be shown")
         _write("\n\n".join(_config_text(target, rows(applies)) for target, applies in settings.items()), output)
         return 0
     with _since(base, list(settings)) as (chosen, former, copied):
+        from rfcalc.config import Settings
+        from rfcalc.judge import unjudged
         from rfcalc.workers import Task, judge_all
 
         tasks = [Task(target.target, settings[target]) for target in chosen]
@@ -151,6 +159,7 @@ def command(
         for target, verdict in zip(chosen, answers, strict=False)
         if verdict is not None
     ]
+    judged += [unjudged(target, Settings(), str(error)) for target, error in refused.items()]
     skipped = len(found.skipped) + answers[: len(chosen)].count(None)
     if not judged and base is not None and fmt == "text":
         _write("" if quiet else f"no design has changed since {base}", output)
@@ -180,6 +189,50 @@ def command(
     for error in errors:
         complain(error)
     return 2 if errors else int(any(verdict.outcome == "fail" for verdict in judged))
+
+
+def _found(targets: Sequence[str]) -> tuple[Found, dict[str, RfcalcError]]:
+    """What there is to judge, and what names nothing, which hides nobody else's verdict.
+
+    Raises DesignError where nothing is left.
+    """
+    from rfcalc.find import find_targets
+
+    try:
+        return find_targets(targets), {}
+    except DesignError:
+        refused: dict[str, RfcalcError] = {}
+        for given in targets:
+            try:
+                find_targets([given])
+            except DesignError as error:
+                refused[given] = error
+        named = [given for given in targets if given not in refused]
+        if not named:
+            raise
+        return find_targets(named), refused
+
+
+def _settings(
+    targets: Sequence[Target], config: Path | None, flags: dict[str, object], refused: dict[str, RfcalcError]
+) -> dict[Target, Settings]:
+    """What applies to each target; those whose pyproject.toml is wrong are added to `refused`.
+
+    Raises ConfigError when `config` is, or every target's.
+    """
+    from rfcalc.config import settings_for
+
+    settings = {}
+    for target in targets:
+        try:
+            settings[target] = settings_for(target.file, config=config, flags=flags)
+        except ConfigError as error:
+            if config is not None:
+                raise
+            refused[target.target] = error
+    if refused and not settings:
+        raise next(iter(refused.values()))
+    return settings
 
 
 def _require_files(targets: Sequence[str], skipped: int) -> None:

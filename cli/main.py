@@ -5,6 +5,7 @@ Nothing here imports torch: `rfcalc --help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -68,6 +69,10 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(_usage(error), 2, debug)
     except (typer.Abort, KeyboardInterrupt):
         return 130
+    except SystemExit as error:
+        if "_RFCALC_COMPLETE" in os.environ:  # a shell asks what could be written here
+            raise
+        return _complain(f"a design called sys.exit({error.code!r}); expected one that does not exit", 2, debug)
     except Exception as error:
         at = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__}: {error} ({at.filename}:{at.lineno})"

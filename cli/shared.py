@@ -119,12 +119,10 @@ def load_with(target: str, settings: Settings) -> Design:
 
 def analyzed(design: Design, layout: str | None, level: int) -> Report:
     """The report of a design. Raises the RfcalcErrors of `Design.build` and `analyze`."""
-    from rfcalc.report import analyze
+    from rfcalc.judge import reported
 
     with own_stdout():
-        return analyze(
-            design.build(), design.input_shape, level=level, layout=layout, name=design.name, rebuild=design.build_real
-        )
+        return reported(design, layout=layout, level=level)
 
 
 def complain(message: str) -> None:

@@ -65,6 +65,7 @@ def settings_for(
     file, None for a flag that was not given) win over it.
     Raises ConfigError when the file or a flag sets what cannot be set.
     """
+    given = checked_flags(flags or {})
     design = None if file is None else file.resolve()
     found = _found(design.parent if design else Path.cwd(), config)
     sections = list(found.applying_to(design)) if found else []
@@ -73,10 +74,8 @@ def settings_for(
     for section in sections:
         values |= section.values
         origins |= dict.fromkeys(section.values, section.origin)
-    for key, value in (flags or {}).items():
-        if value is not None:
-            origins[key] = "--" + key.replace("_", "-")
-            values[key] = _checked(f"{origins[key]} ", key, value)
+    values |= given
+    origins |= {key: _flag(key) for key in given}
     return Settings(
         budget=Budget(**{key: value for key, value in values.items() if key in _LIMITS}),
         input_shape=values.get("input"),
@@ -85,6 +84,15 @@ def settings_for(
         reason=values.get("reason", ""),
         input_wins="input" in values and origins["input"] != (sections[0].origin if sections else ""),
     )
+
+
+def checked_flags(flags: Mapping[str, object]) -> dict[str, Any]:
+    """The values of the flags that were given. Raises ConfigError for one that cannot be."""
+    return {key: _checked(f"{_flag(key)} ", key, value) for key, value in flags.items() if value is not None}
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
 
 
 def rows(settings: Settings) -> list[tuple[str, str, str]]:

@@ -182,7 +182,7 @@ def _from_file(target: str, place: str, name: str, submodule: str, shape: InputS
         source = _attribute(module, name, place)
         _require_buildable(source, f"{place}:{name}")
     else:
-        name, source = _only_design(module, place)
+        name, source = _only_design(module, tree, place)
     if shape is None and hasattr(module, "INPUT_SHAPE") and not submodule:
         shape = checked_shape(module.INPUT_SHAPE, f"{place}: INPUT_SHAPE")
     recipe = getattr(module, "RECIPE", None)
@@ -249,8 +249,9 @@ def _executed(tree: ast.Module, path: Path, place: str) -> ModuleType:
     return module
 
 
-def _only_design(module: ModuleType, place: str) -> tuple[str, Any]:
-    """The file's one network: `model` when there is one, else the one class that builds without arguments."""
+def _only_design(module: ModuleType, tree: ast.Module, place: str) -> tuple[str, Any]:
+    """The file's one network: `model` when there is one, else the one class that builds without arguments and that no
+    other class of the file is made with."""
     from torch import nn
 
     model = getattr(module, "model", None)
@@ -266,7 +267,10 @@ def _only_design(module: ModuleType, place: str) -> tuple[str, Any]:
     # A leading underscore says "a helper of this file", unless there is nothing else.
     ready = {name: kind for name, kind in ready.items() if not name.startswith("_")} or ready
     if len(ready) > 1:
-        raise DesignError(f"{place}: {len(ready)} designs; name one: " + ", ".join(f"{place}:{n}" for n in ready))
+        ready = {name: kind for name, kind in ready.items() if name not in _parts(tree)} or ready
+    if len(ready) > 1:
+        names = ", ".join(f"{place}:{name}" for name in ready)
+        raise DesignError(f"{place}: {len(ready)} designs; name one: {names}; or define model = {next(iter(ready))}")
     if not ready and classes:
         needs = "; ".join(f"{name} needs {_listed(_required(kind))}" for kind, name in classes.items())
         # Parts that other files build from are no design; a file that says its input shape means to be one.
@@ -275,6 +279,18 @@ def _only_design(module: ModuleType, place: str) -> tuple[str, Any]:
     if not ready:
         raise NoDesignError(f"{place}: no design; expected one nn.Module class that needs no arguments, or model = ...")
     return next(iter(ready.items()))
+
+
+def _parts(tree: ast.Module) -> set[str]:
+    """The names that the bodies of a file's classes speak of, each class of the others."""
+    return {
+        node.id
+        for kind in tree.body
+        if isinstance(kind, ast.ClassDef)
+        for statement in kind.body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and node.id != kind.name
+    }
 
 
 def _line_of(tree: ast.Module, name: str) -> int | None:

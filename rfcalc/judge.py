@@ -83,15 +83,18 @@ def judge(
         debug: print the traceback of what kept it from being judged.
     """
     settings = settings or Settings()
+    line = None
     try:
         with _kept_apart():
-            return _judged(target, settings, remarks)
+            design = configured(target, settings)
+            line = design.line
+            return _judged(design, settings, remarks)
     except NoDesignError:
         return None
     except (Exception, SystemExit) as error:
         if debug:
             traceback.print_exception(error)
-        return unjudged(target, settings, _reason(error, target))
+        return replace(unjudged(target, settings, _reason(error, target)), line=line)
 
 
 def _reason(error: BaseException, target: str) -> str:
@@ -143,18 +146,17 @@ def figures(report: Report) -> Figures:
     )
 
 
-def _judged(target: str, settings: Settings, remarks: bool) -> Verdict:
+def _judged(design: Design, settings: Settings, remarks: bool) -> Verdict:
     """The verdict on a design that can be judged. Raises what keeps it from being judged."""
     from .advice import advise
     from .gate import cautions, check, suited
 
-    design = configured(target, settings)
-    report = _report(design, settings)
+    report = reported(design, layout=settings.layout)
     violations = check(report, settings.budget)
     verdict = Verdict(
-        target=target,
+        target=design.target,
         design=design.name,
-        file=_file_of(target),
+        file=_file_of(design.target),
         line=design.line,
         outcome="fail" if violations else "pass",
         budget=settings.budget,
@@ -188,12 +190,16 @@ def _holes(design: Design, report: Report) -> dict[str, tuple[int, ...]] | None:
         return None
 
 
-def _report(design: Design, settings: Settings) -> Report:
+def reported(design: Design, *, layout: str | None = None, level: int = 2) -> Report:
+    """The report of a design. Raises the RfcalcErrors of `Design.build` and `analyze`; a forward that exits has failed,
+    too."""
     from .report import analyze
 
     model = design.build()
     try:
-        return analyze(model, design.input_shape, layout=settings.layout, name=design.name, rebuild=design.build_real)
+        return analyze(
+            model, design.input_shape, level=level, layout=layout, name=design.name, rebuild=design.build_real
+        )
     except SystemExit as error:
         raise ForwardError(f"{design.name}: forward failed: {one_line(error)}") from error
 

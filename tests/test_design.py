@@ -111,6 +111,12 @@ def test_model_wins_over_classes(write_design, model):
         ("from torch import nn\nclass _Part(nn.Module): ...\nclass Net(nn.Module): ...", "Net"),
         ("from torch import nn\nclass _Net(nn.Module): ...", "_Net"),
         ("from torch import nn\nclass Net(nn.Module): ...\nAlias = Net", "Alias"),
+        # Of two that build without arguments the one that the other is made with is a part.
+        ("from torch import nn\nclass Act(nn.Module): ...\nclass Net(nn.Module):\n  def f(self): Act()", "Net"),
+        (
+            "from torch import nn\nclass Net(nn.Module):\n  def f(self, a): return a or Act\nclass Act(nn.Module): ...",
+            "Net",
+        ),
         ("from torch import nn\nimport model_zoo as model\nclass Net(nn.Module): ...", "Net"),  # a module named model
         (
             "from torch import nn\nclass Net(nn.Module):\n  def __init__(self, *args, **kwargs): super().__init__()",
@@ -194,7 +200,7 @@ def test_a_module_that_anyone_could_import_is_shared(write_design, monkeypatch):
                      f"{folder}/net.py")  # fmt: skip
     one, other = (load_design(f"{folder}/net.py", (1,)).recipe["p"] for folder in "ab")
     assert one is other
-    monkeypatch.delitem(sys.modules, "package_for_all")
+    del sys.modules["package_for_all"]
 
 
 def test_a_copy_of_a_repository_imports_from_the_copy(write_design, monkeypatch):
@@ -212,7 +218,7 @@ def test_a_copy_of_a_repository_imports_from_the_copy(write_design, monkeypatch)
         assert sys.modules["found_by_path.width"] is module
         assert sys.path == path
     for name in ("found_by_path.width", "found_by_path"):
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
 
 
 def test_dataclasses_in_a_design_find_their_module(write_design):
@@ -244,7 +250,7 @@ def test_dataclasses_in_a_design_find_their_module(write_design):
         (ONE, "net.py:nn", "net.py:nn: the module torch.nn; expected an nn.Module class"),
         (ONE, "net.py#", "net.py#: nothing after '#'; expected a submodule's path"),
         (ONE, "net.py#blok", "net.py:Net: has no submodule 'blok'; did you mean block"),
-        (TWO, "net.py", "net.py: 2 designs; name one: net.py:A, net.py:B"),
+        (TWO, "net.py", "net.py: 2 designs; name one: net.py:A, net.py:B; or define model = A"),
         ("x = 1", "net.py", "net.py: no design; expected one nn.Module class that needs no arguments"),
         ("from torch.nn import Linear", "net.py", "net.py: no design; expected one nn.Module class"),
         (

@@ -163,11 +163,14 @@ def test_what_a_design_does_to_the_process_ends_with_it(write_design, capfd):
     torch.set_default_dtype(torch.float64)
     torch.set_default_device("meta")
     os.chdir("/")
+    os.environ["HOME"] = "elsewhere"
+    torch.set_grad_enabled(False)
     print("noise")
     """
-    folder = os.getcwd()
+    folder, home = os.getcwd(), os.environ.get("HOME")
     assert judge(write_design(rude + NET, "rude.py")).outcome == "error"
-    assert os.getcwd() == folder
+    assert (os.getcwd(), os.environ.get("HOME")) == (folder, home)
+    assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32
     assert torch.get_default_device() == torch.device("cpu")
     assert capfd.readouterr().out == ""

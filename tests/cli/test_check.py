@@ -327,6 +327,17 @@ def test_a_design_that_could_not_be_judged_before_is_told(rfcalc, repository):
     assert f"rfcalc: {GOOD}: not compared with main: main:models/a.py:7: not valid Python" in found.err
 
 
+def test_what_a_design_imports_by_the_path_is_compared_as_it_was(rfcalc, repository, write_design, monkeypatch):
+    write_design("WIDTH = 4", "found_by_path/width.py")
+    change(GOOD, "width=4", "width=__import__('found_by_path.width').width.WIDTH")
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "a width of its own")
+    change("found_by_path/width.py", "4", "5")
+    change(GOOD, "talk", "speak")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    assert "params 114 -> 142, +28" in " ".join(rfcalc("check", GOOD, "--base", "main").out.split())
+
+
 def test_a_missing_file_is_not_taken_for_unchanged(rfcalc, repository):
     found = rfcalc("check", "models/nowhere.py", "--base", "main")
     assert found.code == 2
@@ -374,6 +385,37 @@ def test_what_is_refused_is_one_line_and_exit_code_2(rfcalc, write_design, monke
     assert found.err.startswith("rfcalc: ")
     assert found.err.count("\n") == 1
     assert says in found.err
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ("empty", "rfcalc: empty: no target found: a folder without any Python file"),
+        ("no/*.py", "rfcalc: no/*.py: no target found: matches no Python file"),
+        ("odd/net.py", "rfcalc: odd/pyproject.toml: not TOML"),
+    ],
+)
+def test_what_cannot_be_judged_hides_no_verdict(rfcalc, write_design, bad, says):
+    write_design(NET)
+    write_design(NET, "odd/net.py")
+    write_design("[tool.rfcalc", "odd/pyproject.toml")
+    Path("empty").mkdir()
+    found = rfcalc("check", "net.py", bad, "--min-rf", "5", "--format", "json")
+    assert found.code == 2
+    assert {target: verdict["outcome"] for target, verdict in judged(found).items()} == {"net.py": "pass", bad: "error"}
+    assert says in found.err
+    assert rfcalc("check", bad, "net.py", "--show-config").code == 2
+
+
+def test_no_settings_of_a_file_that_is_not_there(rfcalc, write_design):
+    found = rfcalc("check", "--show-config", "nothere.py")
+    assert (found.code, found.out) == (2, "")
+    assert found.err.startswith("rfcalc: nothere.py: no such file")
+
+
+def test_a_failed_forward_is_told_at_its_class(rfcalc, write_design):
+    write_design(NET.replace("return", "raise ValueError('odd'); return").replace('print("a design may talk")', ""))
+    assert "file=net.py,line=6," in rfcalc("check", "net.py", "--format", "github").out
 
 
 def test_a_revision_that_does_not_exist(rfcalc, repository):

@@ -165,3 +165,15 @@ def test_the_latest_run_of_a_design_is_shown(rfcalc, write_design):
     assert done.err.count("rfcalc: ") == 1
     write_design(NET)  # another design now
     assert designs(rfcalc("compare", small, "--format", "json"))["net.py:Net"]["trained"] is None
+
+
+def test_a_forward_that_exits_is_told(rfcalc, write_design):
+    design = write_design(NET.replace("return", "raise SystemExit(0); return"))
+    for command in ("compare", "table"):
+        found = rfcalc(command, design)
+        assert (found.code, found.out) == (2, "")
+        assert found.err.splitlines()[-1] == "rfcalc: net.py:Net: forward failed: SystemExit: 0"
+    for command in (["summary"], ["train", "--dataset", "digits", "--input", "1x28x28"]):
+        found = rfcalc(*command, design)
+        assert (found.code, found.out) == (2, "")
+        assert found.err.splitlines()[-1] == "rfcalc: a design called sys.exit(0); expected one that does not exit"
