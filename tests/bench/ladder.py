@@ -160,7 +160,6 @@ def foot(figures: dict[str, dict[str, Any]]) -> str:
         f"{sum(len(run['raw_correct']) for run in runs)} trainings, {', '.join(used)}, by\n\n"
         + "".join(f"    {command}\n" for command in [*commands, "python tests/bench/ladder.py table"])
         + "\nThe figures of each run are in [ladder.json](ladder.json). *not run*: not yet; three want a GPU.\n"
-        + "9.80 is one answer for all images: by our recipe's rate a network without norms (step2) does not learn.\n"
     )
 
 
