@@ -6,7 +6,8 @@ import difflib
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +16,11 @@ import typer
 from rfcalc.design import split_target
 from rfcalc.errors import DesignError, NoDesignError, RfcalcError
 
-from .shared import Debug, Input, Layout, complain, emit, import_torch, own_stdout, write_bytes
+from .shared import Debug, Input, Layout, complain, emit, write_bytes
 
 if TYPE_CHECKING:
     from rfcalc.annotate import Annotation
+    from rfcalc.config import Settings
     from rfcalc.find import Target
 
 Files = Annotated[
@@ -45,6 +47,9 @@ def command(
             "--config", metavar="FILE", show_default=False, help="Settings, in place of the nearest pyproject.toml."
         ),
     ] = None,
+    timeout: Annotated[
+        int, typer.Option("--timeout", metavar="SECONDS", min=1, max=86_400, help="What one file may take.")
+    ] = 60,
     debug: Debug = False,
 ) -> int:
     """Write the true `# N 28->26  J 1  R 3` behind every layer: map size before and after, jump and receptive field.
@@ -62,10 +67,12 @@ def command(
     stale = 0
     failed: list[RfcalcError] = []
     targets, without = _by_file(files)
-    for file, named in targets.items():
+    annotations = _annotations(targets, flags, config, timeout, debug)
+    for named, annotation in zip(targets.values(), annotations, strict=True):
         place = split_target(named[0].target)[0]
         try:
-            annotation = _annotation(file, named, flags, config)
+            if isinstance(annotation, RfcalcError):
+                raise annotation
             if annotation is not None and annotation.changes and not check and not diff:
                 write_bytes(Path(place), annotation.after)
         except RfcalcError as failure:  # the other files are still to be done
@@ -103,14 +110,29 @@ def _by_file(files: Sequence[str]) -> tuple[dict[Path, list[Target]], int]:
     return targets, len(found.skipped)
 
 
-def _annotation(
-    file: Path, targets: Sequence[Target], flags: dict[str, object], config: Path | None
-) -> Annotation | None:
-    """What annotating does to one file; None when it defines no design."""
+def _annotations(
+    targets: Mapping[Path, Sequence[Target]], flags: dict[str, object], config: Path | None, timeout: int, debug: bool
+) -> list[Annotation | RfcalcError | None]:
+    """What annotating does to each file, or why that cannot be told. Their code runs in a process of its own."""
     from rfcalc.config import settings_for
+    from rfcalc.workers import Call, call_all
 
-    settings = settings_for(file, config=config, flags=flags)
-    import_torch()
+    answers: dict[Path, Annotation | RfcalcError | None] = {}
+    calls: dict[Path, Call[Annotation | None]] = {}
+    for file, named in targets.items():
+        names = [target.target for target in named]
+        try:
+            settings = settings_for(file, config=config, flags=flags)
+            calls[file] = Call(", ".join(names), partial(_annotation, file, names, settings))
+        except RfcalcError as error:
+            answers[file] = error
+    computed = call_all(list(calls.values()), timeout=timeout, debug=debug)
+    answers |= zip(calls, computed, strict=True)
+    return [answers[file] for file in targets]
+
+
+def _annotation(file: Path, targets: Sequence[str], settings: Settings) -> Annotation | None:
+    """What annotating does to one file; None when it defines no design. Runs its code in this process."""
     from rfcalc.annotate import Births, annotated, layers_of
     from rfcalc.judge import configured
 
@@ -118,16 +140,15 @@ def _annotation(
     try:
         for target in targets:
             births = Births(str(file))
-            with own_stdout():
-                with births.watching():
-                    design = configured(target.target, settings)
-                designs.append(layers_of(design, births, settings.layout))
+            with births.watching():
+                design = configured(target, settings)
+            designs.append(layers_of(design, births, settings.layout))
     except NoDesignError:
         return None
     try:
         source = file.read_bytes()
     except OSError as error:
-        raise DesignError(f"{targets[0].target}: cannot be read: {error.strerror}") from error
+        raise DesignError(f"{targets[0]}: cannot be read: {error.strerror}") from error
     return annotated(source, designs)
 
 

@@ -2,7 +2,9 @@
 
 >>> judge_all([Task("models/step8.py"), Task("models/step7.py")], workers=2, timeout=60)      # doctest: +SKIP
 
-A worker judges one design after another. It is killed when a design takes too long, replaced when it was killed or
+`call_all` does the same for any function that runs designs.
+
+A worker takes one design after another. It is killed when a design takes too long, replaced when it was killed or
 has died, and ends with its parent. Where the system forks safely it starts with torch already imported: in 15 ms
 instead of two seconds.
 """
@@ -20,12 +22,14 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .config import Settings
 from .design import one_line, relocated
@@ -36,6 +40,16 @@ from .judge import Verdict, judge, unjudged
 START = "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
 _HEAD = 8  # bytes that tell how many follow
 _HINT = "look for an endless loop in the file, its constructor or forward, or allow more: --timeout"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A function to call in a worker, and the target that it runs. Function and answer travel by pickle."""
+
+    target: str
+    function: Callable[[], T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,61 +72,86 @@ def judge_all(
 ) -> list[Verdict | None]:
     """The verdict of every task, in their order; None for a file that defines no design.
 
+    The other arguments are those of `call_all`. Raises RfcalcError as it does.
+    """
+    calls = [Call(task.target, partial(_judged, task, debug)) for task in tasks]
+    answers = call_all(calls, workers=workers, timeout=timeout, debug=debug, progress=progress)
+    return [
+        unjudged(task.target, task.settings, str(answer)) if isinstance(answer, RfcalcError) else answer
+        for task, answer in zip(tasks, answers, strict=True)
+    ]
+
+
+def _judged(task: Task, debug: bool) -> Verdict | None:
+    with relocated(*task.copied) if task.copied else contextlib.nullcontext():
+        return judge(task.target, task.settings, remarks=task.remarks, debug=debug)
+
+
+def call_all(
+    calls: Sequence[Call[T]],
+    *,
+    workers: int = 1,
+    timeout: float = 60.0,
+    debug: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[T | RfcalcError]:
+    """What every call returns, in their order; or the RfcalcError that it raised, or that tells how it came to an end.
+
     Args:
-        workers: how many processes judge.
-        timeout: seconds that one design may take.
-        debug: print the traceback of what kept a design from being judged.
-        progress: is told the number of tasks done, whenever that may have changed.
+        workers: how many processes work.
+        timeout: seconds that one call may take.
+        debug: print the traceback of what a call raises.
+        progress: is told the number of calls done, whenever that may have changed.
 
     Raises:
         RfcalcError: a worker process cannot be started.
     """
-    answers: dict[int, Verdict | None] = {}
-    waiting = deque(range(len(tasks)))
+    answers: dict[int, T | RfcalcError] = {}
+    waiting = deque(range(len(calls)))
     crew: list[_Worker] = []
-    if START == "fork" and tasks:
+    if START == "fork" and calls:
         _prepare()
     try:
-        while len(answers) < len(tasks):
-            while len(crew) < min(workers, len(tasks) - len(answers)):
+        while len(answers) < len(calls):
+            while len(crew) < min(workers, len(calls) - len(answers)):
                 crew.append(_Worker(timeout, debug))
                 crew[-1].start()
             for worker in crew:
                 if waiting and worker.ready and worker.at is None:
                     at = waiting.popleft()
-                    worker.give(at, tasks[at])
+                    worker.give(at, calls[at])
             for worker in _stirring(crew):
                 number = worker.at
                 if worker.hears():
                     if number is not None:
-                        answers[number] = worker.verdict
+                        answers[number] = worker.answer
                 elif worker.lost:
                     crew.remove(worker)
                     overdue, how = worker.overdue, worker.end()
                     if not worker.ready:
                         raise RfcalcError(f"a worker could not start: {how}")
-                    if number is not None and worker.judged and not overdue:
+                    if number is not None and worker.done and not overdue:
                         waiting.appendleft(number)  # it may have died of an earlier design: try in a fresh one
                     elif number is not None:
-                        answers[number] = _unjudged(tasks[number], how)
+                        answers[number] = _unanswered(calls[number], how)
             if progress is not None:
                 progress(len(answers))
     finally:
         for worker in crew:
             worker.kill()
-    return [answers[number] for number in range(len(tasks))]
+    return [answers[number] for number in range(len(calls))]
 
 
-def _unjudged(task: Task, reason: str) -> Verdict:
-    """The verdict on a design that came to no verdict of its own."""
-    return unjudged(task.target, task.settings, f"{task.target}: {reason}")
+def _unanswered(call: Call[Any], how: str) -> RfcalcError:
+    """What stands for the answer of a call that came to none of its own."""
+    return RfcalcError(f"{call.target}: {how}")
 
 
 # --- the parent's side ---------------------------------------------------------------------------------------
 
 
 class _Worker:
-    """One process, the number of the task it is at, and until when.
+    """One process, the number of the call it is at, and until when.
 
     It answers with a length and so many bytes. The parent takes what has arrived and never waits for the rest: a
     design that finds the socket and writes to it is late or not understood, and that is all.
@@ -127,8 +166,8 @@ class _Worker:
         self.at: int | None = None
         self.deadline = math.inf
         self.ready = False
-        self.judged = 0
-        self.verdict: Verdict | None = None
+        self.done = 0
+        self.answer: Any = None
         self._arrived = b""
         self._closed = False
 
@@ -136,13 +175,13 @@ class _Worker:
         self.process.start()
         self._theirs.close()
 
-    def give(self, number: int, task: Task) -> None:
+    def give(self, number: int, call: Call[Any]) -> None:
         self.at, self.deadline = number, time.monotonic() + self.timeout
         with contextlib.suppress(OSError):  # it has died since: that will be noticed
-            self.channel.sendall(pickle.dumps(task))
+            self.channel.sendall(pickle.dumps(call))
 
     def hears(self) -> bool:
-        """Whether the process has said that it is ready, or a verdict."""
+        """Whether the process has said that it is ready, or an answer."""
         try:
             while piece := self.channel.recv(1 << 16):
                 self._arrived += piece
@@ -155,12 +194,12 @@ class _Worker:
         if len(self._arrived) < _HEAD + size or not size:
             return False
         try:
-            self.verdict = pickle.loads(self._arrived[_HEAD : _HEAD + size])
+            self.answer = pickle.loads(self._arrived[_HEAD : _HEAD + size])
         except Exception:  # not ours
             self._closed = True
             return False
         self._arrived = self._arrived[_HEAD + size :]
-        self.judged += self.at is not None
+        self.done += self.at is not None
         self.ready, self.at, self.deadline = True, None, math.inf
         return True
 
@@ -212,25 +251,27 @@ def _stirring(crew: Sequence[_Worker]) -> list[_Worker]:
 
 
 def _work(channel: socket.socket, debug: bool) -> None:
-    """Judge what comes over the channel, until it closes or someone kills this process."""
+    """Call what comes over the channel, until it closes or someone kills this process."""
     _settle()
     pid = os.getpid()
-    tasks = channel.makefile("rb")
+    calls = channel.makefile("rb")
     with contextlib.suppress(EOFError, OSError):
         _say(channel, None)
         while True:
-            task: Task = pickle.load(tasks)
+            call: Call[Any] = pickle.load(calls)
+            answer: Any
             try:
-                with relocated(*task.copied) if task.copied else contextlib.nullcontext():
-                    verdict = judge(task.target, task.settings, remarks=task.remarks, debug=debug)
+                answer = call.function()
             except BaseException as error:  # a design's KeyboardInterrupt, or an exception of its own kind
-                verdict = _unjudged(task, f"raised {one_line(error)}")
+                if debug:
+                    traceback.print_exception(error)
+                answer = error if isinstance(error, RfcalcError) else _unanswered(call, f"raised {one_line(error)}")
             if os.getpid() != pid:  # a design has forked, and this is its child
                 os._exit(0)
-            _say(channel, verdict)
+            _say(channel, answer)
 
 
-def _say(channel: socket.socket, value: Verdict | None) -> None:
+def _say(channel: socket.socket, value: object) -> None:
     content = pickle.dumps(value)
     channel.sendall(len(content).to_bytes(_HEAD) + content)
 

@@ -5,16 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from rfcalc import workers
 from rfcalc.config import Settings
-from rfcalc.errors import RfcalcError
+from rfcalc.design import load_design
+from rfcalc.errors import DesignError, RfcalcError
 from rfcalc.gate import Budget
 from rfcalc.judge import judge
-from rfcalc.workers import Task, judge_all
+from rfcalc.workers import Call, Task, call_all, judge_all
 
 NET = """
     from torch import nn
@@ -54,6 +56,29 @@ def test_a_worker_judges_as_this_process_does(nets):
 
 def test_nothing_to_judge():
     assert judge_all([]) == []
+
+
+def test_any_function_is_called():
+    functions = [
+        partial(pow, 2, 5),
+        partial(load_design, "nat.py"),
+        partial(divmod, 1, 0),
+        partial(os._exit, 3),
+        partial(time.sleep, 600),
+        partial(pow, 2, 6),
+    ]
+    answers = call_all([Call("it", function) for function in functions], timeout=3)
+    assert [answers[0], answers[-1]] == [32, 64]
+    assert [type(answer) for answer in answers[1:-1]] == [DesignError, RfcalcError, RfcalcError, RfcalcError]
+    beginnings = ["nat.py: no such file", "it: raised ZeroDivisionError: ", "it: its process ended with exit code 3"]
+    for answer, beginning in zip(answers[1:-1], [*beginnings, "it: no verdict after 3 s"], strict=True):
+        assert str(answer).startswith(beginning)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_traceback_of_what_a_call_raises(capfd, debug):
+    call_all([Call("it", partial(divmod, 1, 0))], debug=debug)
+    assert ("Traceback" in capfd.readouterr().err) == debug
 
 
 def test_progress_is_told(nets):

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -160,6 +161,43 @@ def test_a_forward_that_fails_does_not_touch_the_next(rfcalc, write_design, end)
     assert rfcalc("table", "net.py").code == 0
 
 
+DEADLY = {
+    "raise KeyboardInterrupt": "raised KeyboardInterrupt",
+    "import os\nos._exit(0)": "its process ended with exit code 0 before the verdict; "
+    "expected a design that does not exit",
+    "while True: pass": "no verdict after 3 s; look for an endless loop in the file, its constructor or forward, "
+    "or allow more: --timeout",
+}
+
+
+@pytest.mark.parametrize("place", ["import", "forward"])
+def test_a_file_that_does_not_answer(rfcalc, write_design, place):
+    """Each is told, none passes for true, and the others are done."""
+    for number, code in enumerate(DEADLY):
+        end = code.replace("\n", "; ") if place == "forward" else "return self.conv(x)"
+        write_design((f"{code}\n" if place == "import" else "") + dedent(LEAVING.format(end)), f"{number}.py")
+    write_design(NET)
+    found = rfcalc("annotate", "--timeout", "3", "0.py", "1.py", "2.py", "net.py")
+    assert (found.code, found.out) == (2, "net.py: 3 comments, 1 added, 1 corrected, 1 removed\n")
+    assert found.err == LOOP + "".join(f"rfcalc: {n}.py: {says}\n" for n, says in enumerate(DEADLY.values()))
+    for number in range(3):
+        found = rfcalc("annotate", "--check", "--timeout", "3", f"{number}.py")
+        assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+
+
+def test_a_design_that_moves_away_is_written_where_it_lies(rfcalc, write_design):
+    write_design("import os\nos.chdir('/')\n" + dedent(NET))
+    assert rfcalc("annotate", "net.py").code == 0
+    assert "# N 28->26  J 1  R 3" in Path("net.py").read_text()
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_debug_shows_where_a_design_raised(rfcalc, write_design, debug):
+    write_design("1 / 0\nmodel = None")
+    assert "raised at import: ZeroDivisionError" in (err := rfcalc("annotate", "net.py", *debug).err)
+    assert ('net.py", line 1, in <module>' in err) == bool(debug)
+
+
 def test_the_file_keeps_its_mode_and_its_links(rfcalc, write_design):
     write_design(NET)
     Path("net.py").chmod(0o754)
@@ -205,6 +243,7 @@ SEVERAL = NET + "    class Net(nn.Module): ...\n    class Other(Net): ...\n    d
         (NET, ["net.py", "--input", "2x28x28"], "0 (Conv2d)"),
         (NET, ["net.py", "--input", "1x0"], "--input"),
         (NET, ["net.py", "--config", "no.toml"], "no.toml"),
+        (NET, ["net.py", "--timeout", "0"], "--timeout"),
         (NET, [], "Missing argument 'FILE...'"),
         (SEVERAL, ["net.py"], "2 designs; name one: net.py:Net, net.py:Other"),
         ("def", ["net.py"], "net.py:1: not valid Python"),
