@@ -134,15 +134,16 @@ def _annotations(
 def _annotation(file: Path, targets: Sequence[str], settings: Settings) -> Annotation | None:
     """What annotating does to one file; None when it defines no design. Runs its code in this process."""
     from rfcalc.annotate import Births, annotated, layers_of
-    from rfcalc.judge import configured
+    from rfcalc.judge import configured, kept_apart
 
     designs = []
     try:
         for target in targets:
             births = Births(str(file))
-            with births.watching():
-                design = configured(target, settings)
-            designs.append(layers_of(design, births, settings.layout))
+            with kept_apart():
+                with births.watching():
+                    design = configured(target, settings)
+                designs.append(layers_of(design, births, settings.layout))
     except NoDesignError:
         return None
     try:

@@ -78,7 +78,7 @@ def data_of(run: Run, data_dir: Path | None, *, download: bool = True) -> DataSe
     with own_stdout():
         folder = data_dir or (Path(config.data_dir) if config.data_dir else None)
         data = load(config.data, data_dir=folder, input_shape=config.input_shape, download=download)
-    if data_fingerprint(data) != config.data_sha256:
+    if data_fingerprint(data) != config.data_sha256 or data.classes != config.classes:
         raise RunError(f"{run.folder}: trained on other images or labels than {data.name} has now; start a new run")
     return data
 

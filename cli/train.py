@@ -233,7 +233,7 @@ def _started(target: str, given: _Given, data_dir: Path | None) -> tuple[Recorde
     config = describe(
         design,
         data,
-        recipe,
+        recipe if given.recipe == "reference" else recipe.on(data),
         seeds=range(first, first + (given.seeds or 1)),
         device=device,
         amp=bool(given.amp),
@@ -316,6 +316,8 @@ def _resumed(
 
 def _require_same(recorder: Recorder, given: _Given) -> None:
     """Raises RunError for an option that contradicts the run: it goes on as it began."""
+    from rfcalc.train.data import full_name
+
     config = recorder.config
     begun: Mapping[str, Any] = {
         **dataclasses.asdict(config.claim),
@@ -330,7 +332,8 @@ def _require_same(recorder: Recorder, given: _Given) -> None:
         "input": "x".join(map(str, config.input_shape)),
         "out": recorder.folder.parent.parent,
     }
-    for name, value in dataclasses.asdict(given).items():
+    named = dataclasses.replace(given, dataset=given.dataset and full_name(given.dataset))
+    for name, value in dataclasses.asdict(named).items():
         if value not in (None, begun[name]) and (name, value) != ("device", "auto"):
             raise RunError(
                 f"{recorder.folder}: begun with {name.replace('_', '-')} {begun[name]}; leave out "
@@ -353,6 +356,7 @@ def _trained(recorder: Recorder, design: Design, data: DataSet, show: _Show, job
     except KeyboardInterrupt:
         show.end()
         recorder.keep_weights()
+        show.stopped("interrupted")
         complain(f"stopped; go on with: {go_on}")
         return 130
     except NotFiniteError as error:
@@ -360,6 +364,7 @@ def _trained(recorder: Recorder, design: Design, data: DataSet, show: _Show, job
         recorder.keep_weights()
         if debug:
             traceback.print_exc()
+        show.stopped(str(error))
         kept = "the state before that epoch" if recorder.states else "no state: there was no epoch before"
         complain(f"{error}; {recorder.folder} keeps {kept}")
         return 1
@@ -468,6 +473,11 @@ class _Show:
         for bar in self.bars.values():
             bar.close()
         self.bars.clear()
+
+    def stopped(self, reason: str) -> None:
+        """There will be no verdict."""
+        if self.mode == "json":
+            emit(json.dumps({"event": "stopped", "run": str(self.recorder.folder), "reason": reason}))
 
     def verdict(self, verdict: Any) -> None:
         """The verdict."""

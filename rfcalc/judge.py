@@ -85,7 +85,7 @@ def judge(
     settings = settings or Settings()
     line = None
     try:
-        with _kept_apart():
+        with kept_apart():
             design = configured(target, settings)
             line = design.line
             return _judged(design, settings, remarks)
@@ -214,7 +214,7 @@ def _file_of(target: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _kept_apart() -> Iterator[None]:
+def kept_apart() -> Iterator[None]:
     """What a design may do to this process and the next design would suffer from: standard output belongs to the
     answer; the current folder, the environment, torch's default dtype and device, whether it keeps gradients, and
     torch's own names are put back."""

@@ -62,7 +62,7 @@ def curves(run: Run) -> Figure:
             accuracies.plot([e.epoch for e in epochs], accuracy, **style)
             lowest.append(min(accuracy[len(accuracy) // 3 :]))
     target = run.config.claim.target
-    accuracies.axhline(target, color=_TARGET, linestyle="--", linewidth=1, label=f"target {target:g} %")
+    accuracies.axhline(target, color=_TARGET, linestyle="--", linewidth=1, label=f"target {target:.15g} %")
     first = run.config.recipe.epochs - run.config.claim.last + 0.5
     accuracies.axvspan(first, run.config.recipe.epochs + 0.5, color="tab:green", alpha=0.08, label="epochs that decide")
     # The first epochs are far below and would leave the rest a line at the top.

@@ -112,7 +112,8 @@ def _but(verdict: Verdict, judged: Judged) -> str:
 def _hold(verdict: Verdict, judged: Judged) -> str:
     claim = verdict.claim
     found = [
-        f"{judged.holding} of {_count(len(judged.seeds), 'seed')} at {claim.target:g} % or more {_last(claim, 'in')}",
+        f"{judged.holding} of {_count(len(judged.seeds), 'seed')} at {claim.target:.15g} % or more "
+        f"{_last(claim, 'in')}",
         _within(verdict.params, claim.max_params, "parameter"),
         _within(verdict.epochs, claim.max_epochs, "epoch"),
     ]
@@ -161,7 +162,7 @@ def _population(verdict: Verdict, judged: Judged) -> str:
     found, lowest = judged.interval, judged.lowest
     return (
         f"seed {lowest.seed}'s last epoch, {lowest.correct[-1]:,} of {lowest.total:,}: of all such images "
-        f"{likely(found)} at 95 % confidence; expected {verdict.claim.target:g} % or more"
+        f"{likely(found)} at 95 % confidence; expected {verdict.claim.target:.15g} % or more"
     )
 
 
@@ -216,7 +217,7 @@ def report(run: Run, verdict: Verdict, analysis: Analysis, pictures: Mapping[str
     blocks = [
         f"# {_plain(config.design)}",
         "## Target",
-        f"- {claim.target:g} % of the test images of {_plain(config.data)} right {_last(claim, 'after')}\n"
+        f"- {claim.target:.15g} % of the test images of {_plain(config.data)} right {_last(claim, 'after')}\n"
         f"- at most {claim.max_params:,} parameters\n"
         f"- at most {_count(claim.max_epochs, 'epoch')}",
         "## Results",
@@ -286,12 +287,13 @@ def _under_target(run: Run, analysis: Analysis) -> str:
     target = run.config.claim.target
     if 100 * analysis.train.high < target:
         return (
-            f"Even of the training images fewer than {target:g} % are right: it under-fits. Too little capacity, too "
-            "few epochs, the learning rate, or too much augmentation or dropout may be the cause; which, is not shown."
+            f"Even of the training images fewer than {target:.15g} % are right: it under-fits. Too little capacity, "
+            "too few epochs, the learning rate, or too much augmentation or dropout may be the cause; which, is not "
+            "shown."
         )
     if 100 * analysis.train.low > target:
-        return f"More than {target:g} % of the training images are right: the network can express the target."
-    return f"The training images are at {target:g} % within the error: whether it under-fits cannot be told."
+        return f"More than {target:.15g} % of the training images are right: the network can express the target."
+    return f"The training images are at {target:.15g} % within the error: whether it under-fits cannot be told."
 
 
 def _augmented(analysis: Analysis) -> str:

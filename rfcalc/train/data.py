@@ -14,6 +14,7 @@ import hashlib
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -64,9 +65,20 @@ class DataSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def ground(self) -> float:
+        """What the training images lie on, 0..255: the median of their outermost pixels."""
+        return float(ring(self.train.images).median())
+
     def to(self, device: torch.device | str) -> DataSet:
         """The set on a device."""
         return DataSet(self.name, self.train.to(device), self.test.to(device), self.classes, self.mean, self.std)
+
+
+def ring(images: Tensor) -> Tensor:
+    """The outermost pixels of images [..., H, W], in a row: [..., N]."""
+    sides = (images[..., 0, :], images[..., -1, :], images[..., 1:-1, 0], images[..., 1:-1, -1])
+    return torch.cat(sides, dim=-1)
 
 
 def normalise(images: Tensor, data: DataSet) -> Tensor:
@@ -104,6 +116,13 @@ def load(
 def names() -> tuple[str, ...]:
     """The data sets that have a name of their own."""
     return (*_SOURCES, "digits")
+
+
+def full_name(name: str) -> str:
+    """The same data set by a name that holds from everywhere."""
+    if not name.startswith("folder:"):
+        return name
+    return "folder:" + os.path.abspath(os.path.expanduser(name.removeprefix("folder:")))
 
 
 def folder(data_dir: Path | None = None) -> Path:
@@ -355,7 +374,7 @@ def _folder(root: Path, shape: tuple[int, int, int]) -> DataSet:
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))[0]
         raise DataError(f"folder:{root}: class {odd!r} is in one of {parts[0].name}/ and {parts[1].name}/ only")
-    return _data_set(f"folder:{root}", _decoded(train, shape), _decoded(test, shape), tuple(train.classes))
+    return _data_set(full_name(f"folder:{root}"), _decoded(train, shape), _decoded(test, shape), tuple(train.classes))
 
 
 def _decoded(part: Any, shape: tuple[int, int, int]) -> Split:
@@ -372,7 +391,10 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
         import numpy as np
         from PIL import Image, ImageOps
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is large, and read all the same
+            image = Image.open(path)
+        with image:
             if image.mode.startswith(("I", "F")):
                 # Pillow would cut off what is above 255, which is most of such an image.
                 raise DataError(f"{path}: pixels of more than 8 bits (mode {image.mode}); expected 8 bits per channel")

@@ -194,8 +194,8 @@ def _outputs(model: nn.Module, images: Tensor) -> Tensor:
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
-        outputs: Tensor = model(images).double()
-        return outputs
+        outputs: Tensor = model(images)
+        return outputs.cpu().double()  # an Apple GPU has no such numbers
 
 
 # --- by name -------------------------------------------------------------------------------------------------
@@ -269,10 +269,25 @@ def build_schedule(choice: Choice, optimizer: Optimizer, total_steps: int) -> LR
     Raises RecipeError as `build` does.
     """
     kind = _known("scheduler", choice.name, SCHEDULES)
+    if kind is ReduceLROnPlateau and choice.options.get("mode", "min") != "min":
+        raise RecipeError(f"scheduler {choice.name}: mode is {choice.options['mode']!r}; expected 'min', of losses")
     options = _checked("scheduler", choice, kind, {*_OURS, "total_steps", "epochs", "steps_per_epoch"})
     if choice.name in BY_BATCH:
         options["total_steps"] = total_steps
     return _made("scheduler", choice, functools.partial(kind, optimizer, **options))
+
+
+def require_steps(choice: Choice, optimizer: Optimizer, steps: int) -> None:
+    """Take a schedule through so many of its steps. Raises RecipeError for a value it cannot work with: torch looks at
+    some only then."""
+    schedule = build_schedule(choice, optimizer, steps)
+
+    def through() -> None:
+        optimizer.step()  # of a weight without a gradient: torch wants one before the first
+        for _ in range(steps - 1):
+            schedule.step(1.0) if isinstance(schedule, ReduceLROnPlateau) else schedule.step()
+
+    _made("scheduler", choice, through)
 
 
 def _known(what: str, name: str, table: Mapping[str, T]) -> T:

@@ -19,7 +19,7 @@ import torch
 from rfcalc.errors import RecipeError
 from rfcalc.train.augment import Augmentation, stages
 from rfcalc.train.data import DataSet
-from rfcalc.train.optim import Choice, build, build_schedule, nearest
+from rfcalc.train.optim import Choice, build, nearest, require_steps
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Recipe:
                 # Both are tried on a weight of nothing: torch itself knows best what it takes.
                 optimizer = build(choice, [torch.zeros(2, 2)])
                 if self.schedule is not None:
-                    build_schedule(self.schedule, optimizer, total_steps=100)
+                    require_steps(self.schedule, optimizer, 100)
 
     def fitted(self, data: DataSet) -> DataSet:
         """The data as this recipe normalises them. Raises RecipeError when a recipe and data do not fit together."""
@@ -75,6 +75,11 @@ class Recipe:
         if len(self.mean) != channels:
             raise RecipeError(f"mean has {len(self.mean)} numbers; expected {channels}, one per channel of {data.name}")
         return replace(data, mean=self.mean, std=self.std)
+
+    def on(self, data: DataSet) -> Recipe:
+        """The recipe with what moves in at the borders of the images like the ground that they lie on."""
+        grounds = tuple(replace(stage, fill=data.ground) for stage in self.augmentation)
+        return replace(self, augmentation=grounds)
 
 
 # --- to and from plain values --------------------------------------------------------------------------------

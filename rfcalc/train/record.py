@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 SCHEMA = "rfcalc.run/1"
+_MADE_WITH = {"python", "torch", "platform", "processor", "cores", "threads"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def describe(
         input_shape=(channels, height, width),
         params=sum(parameter.numel() for parameter in design.build().parameters()),
         data=data.name,
-        data_dir=None if data_dir is None else str(data_dir.absolute()),
+        data_dir=None if data_dir is None else str(data_dir.expanduser().absolute()),
         data_sha256=data_fingerprint(data),
         mean=fitted.mean,
         std=fitted.std,
@@ -392,9 +393,12 @@ def read_state(folder: Path, seed: int) -> State | None:
     if not file.exists():
         return None
     try:
-        return State.from_dict(torch.load(file, map_location="cpu", weights_only=True))
+        state = State.from_dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load raises whatever it meets in a damaged file
         raise RunError(f"{file}: not a state that can be read ({one_line(error)}); start a new run") from error
+    if state.seed != seed:
+        raise RunError(f"{file}: the state of seed {state.seed}; expected that of seed {seed}: start a new run")
+    return state
 
 
 def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -422,6 +426,8 @@ def weights_of(run: Run, seed: int, weights: Weights) -> tuple[int, dict[str, Te
     if not file.exists():
         raise RunError(f"{run.folder}: no {weights} weights of seed {seed}; expected a seed that has finished an epoch")
     tensors, about = read_weights(file)
+    if not about.get("epoch", "").isdecimal():
+        raise RunError(f"{file}: does not say after which epoch; expected a file that rfcalc train has written")
     return int(about["epoch"]), tensors
 
 
@@ -471,6 +477,11 @@ def _config(file: Path) -> Config:
         values["claim"] = Claim(**values["claim"])
     except (RfcalcError, TypeError) as error:
         raise RunError(f"{file}: {error}") from error
+    for name, kind in (("seeds", int), ("classes", str), ("mean", float), ("std", float), ("input_shape", int)):
+        if not isinstance(values[name], list) or not all(type(one) is kind for one in values[name]):
+            raise RunError(f"{file}: {name} is {values[name]!r}; it is damaged")
+    if not isinstance(values["environment"], dict) or _MADE_WITH - set(values["environment"]):
+        raise RunError(f"{file}: environment lacks one of {', '.join(sorted(_MADE_WITH))}; it is damaged")
     # Lists of JSON were tuples.
     given: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
     return Config(**given)
@@ -492,6 +503,8 @@ def _metrics(file: Path, config: Config) -> dict[int, tuple[Epoch, ...]]:
         if not all(isinstance(one, int | float) or (one is None and "ema" in name) for name, one in values.items()):
             raise RunError(f"{place}: a figure is no number; it is damaged")
         epoch = Epoch(**values)
+        if epoch.test_total < 1 or epoch.train_total < 1:
+            raise RunError(f"{place}: figures of no image; it is damaged")
         if epoch.seed not in epochs or epoch.epoch != len(epochs[epoch.seed]) + 1:
             raise RunError(f"{place}: seed {epoch.seed}, epoch {epoch.epoch}; expected each epoch of each seed in turn")
         epochs[epoch.seed].append(epoch)

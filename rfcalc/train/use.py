@@ -25,7 +25,7 @@ from torch.nn.parameter import is_lazy
 
 from rfcalc.design import Design, one_line
 from rfcalc.errors import ForwardError, InputError, NotFiniteError, RunError
-from rfcalc.train.data import DataSet, Split, normalise
+from rfcalc.train.data import DataSet, Split, normalise, ring
 from rfcalc.train.loop import Epoch, State, evaluate
 from rfcalc.train.record import SCHEMA, Config, Run, read, read_state, read_weights, weights_file
 from rfcalc.train.verdict import Interval, Weights, correct_of, interval
@@ -433,8 +433,7 @@ def oddity(image: Tensor, normal: Normal) -> str | None:
 
 def border(image: Tensor) -> float:
     """The median of the outermost pixels of a uint8 image [C, H, W], in 0..1."""
-    ring = torch.cat([image[:, 0], image[:, -1], image[:, 1:-1, 0], image[:, 1:-1, -1]], dim=1)
-    return float(ring.median()) / 255
+    return float(ring(image).median()) / 255
 
 
 def image_shape(design: Design) -> tuple[int, int, int]:

@@ -272,3 +272,11 @@ def test_a_disk_that_fills_up(rfcalc, write_design, monkeypatch):
     assert "cannot be written: No space left on device" in found.err
     assert Path("net.py").read_bytes() == before
     assert os.listdir() == ["net.py"]
+
+
+def test_one_design_does_not_change_the_next(rfcalc, write_design):
+    write_design(NET + "\n    nn.Conv2d = nn.Linear\n    import os; os.chdir('/')\n", "a.py")
+    write_design(NET, "b.py")
+    alone = rfcalc("annotate", "--diff", "b.py").out
+    assert alone.count("# N ") > 0
+    assert alone in rfcalc("annotate", "--diff", "a.py", "b.py").out

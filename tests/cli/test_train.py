@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -150,8 +151,9 @@ def test_lines_for_machines_and_nothing_else(rfcalc, write_design, unreported):
 
 @pytest.mark.parametrize(("jobs", "others"), [("1", 0), ("2", 2)])
 def test_jobs(rfcalc, write_design, unreported, jobs, others):
-    forward = "            print(__import__('os').getpid())\n            return super().forward(x)\n"
-    design = write_design(f"{NET}        def forward(self, x):\n{forward}")
+    # In one piece: two processes write to the same place.
+    forward = "            os.write(2, f'{os.getpid()}\\n'.encode())\n            return super().forward(x)\n"
+    design = write_design(f"    import os\n{NET}        def forward(self, x):\n{forward}")
     done = rfcalc("train", design, *SHORT, "--seeds", "2", "--jobs", jobs, "--quiet")
     # This process tries the design before it begins, and with two jobs trains none itself.
     assert len(set(done.err.split()) - {str(os.getpid())}) == others
@@ -288,6 +290,35 @@ def test_a_loss_that_is_not_finite(rfcalc, write_design, unreported):
     state = record.read_state(run.folder, 1)
     assert state.epoch == len(run.epochs[1]) == 1
     assert all(tensor.isfinite().all() for tensor in load_file(record.weights_file(run.folder, 1, "ema")).values())
+
+
+def test_machines_are_told_that_a_run_has_stopped(rfcalc, write_design, unreported):
+    done = rfcalc("train", write_design(f"{NET}        def forward(self, x):\n            return x.log().sum() * "
+                                        "super().forward(x)\n"), *SHORT, "--json")  # fmt: skip
+    assert done.code == 1
+    last = json.loads(done.out.splitlines()[-1])
+    assert (last["event"], last["run"]) == ("stopped", str(only_run().folder))
+    assert "the loss is" in last["reason"]
+
+
+def test_a_folder_of_images_by_another_of_its_names(rfcalc, write_design, unreported, tmp_path):
+    for part in ("train", "test"):
+        for label, grey in (("dark", 0), ("light", 200)):
+            for number in range(20):
+                file = tmp_path / "pictures" / part / label / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                image = Image.new("L", (8, 8), 255)
+                image.paste(grey, (2, 2, 6, 6))
+                image.putpixel((3, 3), number)
+                image.save(file)
+    net = write_design(NET.replace("10", "2"))
+    options = ("--epochs", "1", "--last", "1", "--target", "1", "--batch-size", "8", "--quiet")
+    assert rfcalc("train", net, "--dataset", "folder:pictures", *options).code == 0
+    run = only_run()
+    assert run.config.data == f"folder:{tmp_path / 'pictures'}"
+    assert [stage.fill for stage in run.config.recipe.augmentation] == [255.0]  # what they lie on
+    resumed = rfcalc("train", "--resume", str(run.folder), "--dataset", "folder:./pictures", "--quiet")
+    assert resumed.code == 0
 
 
 def test_a_loss_that_is_never_finite(rfcalc, write_design, unreported):

@@ -101,6 +101,11 @@ def test_a_reference_that_lacks_something(key):
         ({"optimizer": Choice("SGD", {"lr": 0.1})}, "rest: expected an optimizer"),
         ({"rest": Choice("AdamW", {"lr": -1.0})}, "optimizer AdamW: ValueError: Invalid learning rate"),
         ({"schedule": Choice("StepLR", {})}, "scheduler StepLR: 'step_size' is missing"),
+        # What torch looks at only when it takes a step.
+        ({"schedule": Choice("StepLR", {"step_size": 0})}, "scheduler StepLR: ZeroDivisionError"),
+        ({"schedule": Choice("StepLR", {"step_size": 5, "gamma": "a"})}, "scheduler StepLR: TypeError"),
+        ({"schedule": Choice("ReduceLROnPlateau", {"patience": "x"})}, "scheduler ReduceLROnPlateau: TypeError"),
+        ({"schedule": Choice("ReduceLROnPlateau", {"mode": "max"})}, "mode is 'max'; expected 'min', of losses"),
     ],
     ids=str,
 )
@@ -156,3 +161,13 @@ def test_the_recipes_mean_wins_and_must_fit():
     assert dataclasses.replace(recipe, mean=(), std=()).fitted(small()).mean == (0.5,)
     with pytest.raises(RecipeError, match="mean has 1 numbers; expected 3, one per channel of small"):
         recipe.fitted(small(channels=3))
+
+
+@pytest.mark.parametrize("ground", [0, 255, 30])
+def test_what_moves_in_is_like_the_ground(ground):
+    images = torch.full((4, 1, 6, 6), ground, dtype=torch.uint8)
+    images[:, :, 2:4, 2:4] = 99
+    split = Split(images, torch.zeros(4, dtype=torch.int64))
+    recipe = OURS.on(DataSet("noise", split, split, ("a",), (0.5,), (0.3,)))
+    assert [stage.fill for stage in recipe.augmentation] == [float(ground)]
+    assert (recipe == OURS) == (ground == 0)  # MNIST lies on black

@@ -378,6 +378,19 @@ DAMAGE = {
         "state-1.pt: not a state that can be read",
     ),
     "another state": (lambda f: torch.save({"a": 1}, f / "state-1.pt"), "state-1.pt: not a state that can be read"),
+    "the state of another seed": (
+        lambda f: (f / "state-1.pt").write_bytes((f / "state-2.pt").read_bytes()),
+        "state-1.pt: the state of seed 2; expected that of seed 1",
+    ),
+    "seeds that are none": (lambda f: in_config(f, seeds=5), "config.json: seeds is 5; it is damaged"),
+    "classes that are none": (lambda f: in_config(f, classes=[1]), "config.json: classes is [1]; it is damaged"),
+    "an environment of nothing": (lambda f: in_config(f, environment={}), "config.json: environment lacks one of"),
+    "figures of no image": (
+        lambda f: (f / "metrics.jsonl").write_text(
+            (f / "metrics.jsonl").read_text().replace('"test_total": 2', '"test_total": -2')
+        ),
+        "metrics.jsonl:1: figures of no image",
+    ),
 }
 
 
