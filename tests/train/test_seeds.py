@@ -177,7 +177,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
-@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.5])
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
 def test_ctrl_c_while_processes_start(write_design, seconds):
     """Every process of the terminal gets it; only the first may answer, and none may be left."""
     net = write_design(NET.format(forward="pass").replace("(1, 6, 6)", "(1, 8, 8)").replace("64, 3", "144, 10"))
