@@ -406,10 +406,11 @@ def _place(error: BaseException, path: Path | None, file: str, default: str) -> 
 
 _DESIGN = "_rfcalc_design_"
 _neighbours: dict[Path, dict[str, ModuleType]] = {}
+_added: dict[Path, list[str]] = {}  # to the path, by the files of a folder: their constructors may import from there
 
 
 @contextmanager
-def _on_path(*folders: Path) -> Iterator[None]:
+def _on_path(*folders: Path | str) -> Iterator[None]:
     """Look in these folders first; what the block does to the path itself is undone, too."""
     before = sys.path[:]
     sys.path[:0] = map(str, folders)
@@ -429,8 +430,12 @@ def _siblings(folder: Path) -> Iterator[None]:
     path = sys.path[:]
     sys.modules.update(known)
     try:
-        with _on_path(*import_folders(folder)):
-            yield
+        with _on_path(*_added.get(folder, ()), *import_folders(folder)):
+            own = set(sys.path)
+            try:
+                yield
+            finally:
+                _added[folder] = [entry for entry in sys.path if entry not in own] + _added.get(folder, [])
     finally:
         for name in set(sys.modules) - before:
             if not name.startswith(_DESIGN) and not _is_for_all(name, path):

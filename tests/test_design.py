@@ -160,6 +160,15 @@ WIDE = """
 """
 
 
+def test_a_constructor_imports_from_where_its_file_says(write_design):
+    write_design("WIDTH = 3", "elsewhere/found_by_its_file.py")
+    source = WIDE.format(importing="import sys; sys.path.insert(0, 'elsewhere')")
+    lazily = "super().__init__()\n            from found_by_its_file import WIDTH"
+    design = load_design(write_design(source.replace("super().__init__()", lazily)), (3,))
+    assert [design.build().fc.in_features, design.build_real().fc.in_features] == [3, 3]
+    assert "elsewhere" not in sys.path
+
+
 @pytest.mark.parametrize("first", ["a", "b"])
 def test_packages_that_a_design_finds_for_itself_are_its_own(write_design, first):
     """Two projects, each of whose designs puts its own root on the path and has a package `parts_of_rfcalc`."""

@@ -78,8 +78,8 @@ class Recipe:
 
     def on(self, data: DataSet) -> Recipe:
         """The recipe with what moves in at the borders of the images like the ground that they lie on."""
-        grounds = tuple(replace(stage, fill=data.ground) for stage in self.augmentation)
-        return replace(self, augmentation=grounds)
+        ground = data.ground
+        return replace(self, augmentation=tuple(replace(stage, fill=ground) for stage in self.augmentation))
 
 
 # --- to and from plain values --------------------------------------------------------------------------------
