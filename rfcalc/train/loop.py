@@ -30,8 +30,8 @@ from rfcalc.design import one_line
 from rfcalc.errors import ForwardError, InputError, NotFiniteError, RfcalcError
 from rfcalc.train.augment import apply, draw
 from rfcalc.train.data import DataSet, Split, normalise
-from rfcalc.train.dropout import quicken
 from rfcalc.train.optim import BY_BATCH, Choice, build, build_schedule, shares
+from rfcalc.train.quick import quicken
 from rfcalc.train.recipe import Recipe
 
 _EVALUATED = 500
@@ -194,7 +194,7 @@ class _Run:
             require_trainable(self.model, data)
         self.sizes = _batch_sizes(len(data.train), recipe.batch_size)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema else None
-        self.averaged = _averaged(self.model)
+        self.averaged = (_averaged(self.ema), _averaged(self.model)) if self.ema else None
         graphed = device == "cuda" and recipe.optimizer.name in ("Muon", "AdamW", "Adam") and _only_rate(recipe)
         self.optimizers = [build(choice, part, captured=graphed) for choice, part in self._shares()]
         total = recipe.epochs * len(self.sizes)
@@ -319,9 +319,9 @@ class _Run:
 
     def _average(self, step: int) -> None:
         """Move the averaged weights towards those after this step, counted from 0 over all epochs."""
-        if self.ema is not None:
+        if self.averaged is not None:
             decay = min(self.recipe.ema, (step + 1) / (step + 10))
-            torch._foreach_lerp_(_averaged(self.ema), self.averaged, 1 - decay)
+            torch._foreach_lerp_(*self.averaged, 1 - decay)
 
     def _end_epoch(self, test_loss: float) -> None:
         if self.recipe.schedule and self.recipe.schedule.name not in BY_BATCH:

@@ -1,0 +1,206 @@
+"""Layers that a CPU trains faster than torch's own: dropout, and what stands around a norm.
+
+A small network's step is bound by memory and by random numbers rather than by arithmetic: nearly half of it went into
+a number for every element, of which 97 of 100 said "keep", and every pass over the activations counts.
+
+>>> quicken(model)                                                                               # doctest: +SKIP
+
+Names, weights and evaluation stay what they are; training computes the same but for rounding and for what is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_RARE = 0.2
+"""Up to this probability the gaps between dropped elements are the cheaper way."""
+
+
+def quicken(model: nn.Module) -> None:
+    """Give every plain nn.Dropout and nn.Sequential of the model, in place, the class here that does its work."""
+    for module in model.modules():
+        if type(module) is nn.Dropout and not module.inplace:
+            module.__class__ = SparseDropout
+        elif type(module) is nn.Sequential:
+            module.__class__ = FusedSequential
+
+
+# --- dropout -------------------------------------------------------------------------------------------------
+
+
+class SparseDropout(nn.Dropout):
+    """Each element is zeroed with probability p, independently, as nn.Dropout does; the numbers drawn are others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` with elements dropped and the others scaled by 1 / (1 - p) in training; else `x` itself."""
+        if not self.training or self.p == 0:
+            return x
+        if self.p > _RARE:
+            return super().forward(x)
+        dropped: Tensor = _Drop.apply(x, self.p)
+        return dropped
+
+
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        kept = x * (1 / (1 - p))
+        dropped = _positions(x.numel(), p, x.device)
+        ctx.p, ctx.strides = p, kept.stride()
+        ctx.save_for_backward(dropped)
+        return _zeroed(kept, dropped)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # Positions count elements as the forward's lay in memory, so the gradient's must lie the same way.
+        kept = torch.empty_strided(gradients[0].shape, ctx.strides, dtype=gradients[0].dtype)
+        torch.mul(gradients[0], 1 / (1 - ctx.p), out=kept)
+        return _zeroed(kept, *ctx.saved_tensors), None
+
+
+def _positions(count: int, p: float, device: torch.device) -> Tensor:
+    """The successes, in order, of `count` trials of probability p, from their gaps: those are geometric.
+
+    A few more are drawn than needed; that they could not reach the end has a probability below 1e-9.
+    """
+    expected = count * p
+    draws = int(expected + 6 * math.sqrt(expected) + 20)
+    # P(gap > k) = (1 - p)^k, so a gap is 1 + floor(log u / log(1 - p)), with u in (0, 1].
+    gaps = torch.rand(draws, device=device).neg_().add_(1).log_().div_(math.log1p(-p))
+    # A gap beyond the end is as good as one to the end; those of a tiny p would not fit a whole number.
+    ends = gaps.clamp_(max=count).long().add_(1).cumsum(0)
+    return ends[: int(torch.searchsorted(ends, count, right=True))] - 1
+
+
+def _zeroed(x: Tensor, positions: Tensor) -> Tensor:
+    """`x`, which fills its memory without gaps, with zeros at these places in it."""
+    x.as_strided((x.numel(),), (1,)).index_fill_(0, positions, 0.0)
+    return x
+
+
+# --- around a norm -------------------------------------------------------------------------------------------
+
+
+class FusedSequential(nn.Sequential):
+    """nn.Sequential that trains `[ReLU] BatchNorm2d [ReLU] [Dropout]` as one function, in fewer passes over memory."""
+
+    def forward(self, x: Any) -> Any:
+        """What the modules make of `x`, one after the other."""
+        modules, at = list(self), 0
+        while at < len(modules):
+            found = _stretch(modules, at)
+            if found and isinstance(x, Tensor) and x.ndim == 4 and x.numel() > x.shape[1]:
+                x = _Normed.apply(x, found.norm.weight, found.norm.bias, found)
+                at += found.length
+            else:  # a norm itself says what is wrong with its input
+                x = modules[at](x)
+                at += 1
+        return x
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Modules of a sequence that go together: a norm and what stands beside it."""
+
+    norm: nn.BatchNorm2d
+    before: bool
+    """A ReLU stands in front of the norm."""
+    after: bool
+    """A ReLU stands behind it."""
+    p: float
+    """Of the dropout at the end; 0 where there is none."""
+    length: int
+
+
+_READERS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+"""Modules that leave their input as it is."""
+
+
+def _stretch(modules: list[nn.Module], start: int) -> _Stretch | None:
+    """The one that begins there, if any.
+
+    A ReLU in front works in place, so it must follow a convolution here: nothing else sees that output, and the
+    gradient does not need it. A ReLU behind is differentiated by its output, so a dropout may write into that only
+    where a module that leaves it alone follows: what comes behind the sequence might add to it in place.
+    """
+    at = start
+    before = start > 0 and _plain(modules, start - 1, nn.Conv2d) and _plain(modules, start, nn.ReLU)
+    at += before
+    if not _plain(modules, at, nn.BatchNorm2d):
+        return None
+    norm = modules[at]
+    assert isinstance(norm, nn.BatchNorm2d)
+    if not (norm.affine and norm.track_running_stats and norm.momentum is not None):
+        return None
+    at += 1
+    after = _plain(modules, at, nn.ReLU)
+    at += after
+    dropout = modules[at] if _plain(modules, at, SparseDropout) else None
+    p = dropout.p if isinstance(dropout, SparseDropout) else 0.0
+    if not 0 < p <= _RARE or (after and not any(_plain(modules, at + 1, kind) for kind in _READERS)):
+        p = 0.0
+    at += p > 0
+    return _Stretch(norm, before, after, p, at - start) if before or after or p else None
+
+
+def _plain(modules: list[nn.Module], at: int, kind: type[nn.Module]) -> bool:
+    """Whether a module of exactly this class is there, in training: a subclass may do more, and hooks want a call."""
+    if at >= len(modules) or type(modules[at]) is not kind:
+        return False
+    one = modules[at]
+    hooks = one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks
+    return one.training and not hooks
+
+
+class _Normed(torch.autograd.Function):
+    """A stretch. A dropout's factor goes into the norm's weight and bias, where it costs nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, one: _Stretch) -> Tensor:
+        if one.before:
+            x.relu_()
+        norm, ctx.one, ctx.factor = one.norm, one, 1 / (1 - one.p)
+        assert norm.num_batches_tracked is not None
+        assert norm.momentum is not None
+        norm.num_batches_tracked.add_(1)
+        weight, bias = weight * ctx.factor, bias * ctx.factor
+        statistics = norm.running_mean, norm.running_var
+        y, mean, inverse = torch.native_batch_norm(x, weight, bias, *statistics, True, norm.momentum, norm.eps)
+        if one.after:
+            y.relu_()
+        dropped = _positions(y.numel(), one.p, y.device) if one.p else None
+        if dropped is not None:
+            _zeroed(y, dropped)
+        ctx.strides = y.stride()
+        ctx.save_for_backward(x, weight, mean, inverse, y if one.after else dropped)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, weight, mean, inverse, behind = ctx.saved_tensors
+        gradient, kept = gradients[0], None
+        if ctx.one.after:  # zero where the output is: dropped elements too
+            gradient = torch.ops.aten.threshold_backward(gradient, behind, 0)
+        elif behind is not None:
+            if gradient.stride() != ctx.strides:  # positions count elements as the output's lay in memory
+                gradient = torch.empty_strided(gradient.shape, ctx.strides, dtype=gradient.dtype).copy_(gradient)
+            # Others may hold this gradient too: it gets back what is taken out here, which costs less than a copy.
+            flat = gradient.as_strided((gradient.numel(),), (1,))
+            kept = flat.index_select(0, behind)
+            _zeroed(gradient, behind)
+        wanted = [ctx.needs_input_grad[0], True, True]
+        found, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, None, None, mean, inverse, True, ctx.one.norm.eps, wanted
+        )
+        if kept is not None:
+            flat.index_copy_(0, behind, kept)
+        if ctx.one.before and found is not None:
+            torch.ops.aten.threshold_backward.grad_input(found, x, 0, grad_input=found)
+        return found, by_weight * ctx.factor, by_bias * ctx.factor, None
