@@ -308,7 +308,7 @@ def _resumed(
         recorder.__exit__(None, None, None)
         raise
     made = recorder.config.environment
-    if made["torch"] != str(torch.__version__):
+    if made["torch"] != str(torch.__version__) and not recorder.run.finished:
         complain(f"begun with torch {made['torch']}, this is {torch.__version__}: figures may differ from here on")
     torch.set_num_threads(THREADS)
     return recorder, design, data

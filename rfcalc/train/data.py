@@ -11,8 +11,10 @@ their checksums are torchvision's; what was read is checked again here, for torc
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import socket
+import struct
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -169,8 +171,8 @@ class _Source:
     """Its class in torchvision.datasets."""
     train: int
     test: int
-    sizes: Mapping[str, int]
-    """Bytes of each file under the data folder: images and labels for training, images and labels for the test."""
+    files: Mapping[str, tuple[int, ...]]
+    """What each IDX file under the data folder holds: images and labels for training, then those of the test."""
     classes: tuple[str, ...] | None = None
     """None: those that torchvision names."""
     shape: tuple[int, int, int] = (1, 28, 28)
@@ -178,19 +180,18 @@ class _Source:
     transposed: bool = False
     md5: tuple[str, ...] = ()
     """Of the same four without their headers. torchvision has none for the files as unpacked, so only what we read
-    ourselves is known; the others are held to sizes, counts and labels."""
+    ourselves is known; the others are held to sizes, headers and labels."""
 
 
 def _idx(
     home: str, train: str, test: str, counts: tuple[int, int], labels: str = "labels-idx1-ubyte"
-) -> dict[str, int]:
-    """Sizes of IDX files: a header of 4 bytes and 4 per dimension, then 28x28 bytes an image and 1 or 32 a label."""
-    label_header, label_bytes = (8, 1) if labels.endswith("ubyte") else (12, 32)
-    sizes = {}
+) -> dict[str, tuple[int, ...]]:
+    """Images of 28x28 bytes; of labels a byte each, or of QMNIST's eight whole numbers."""
+    files: dict[str, tuple[int, ...]] = {}
     for split, count in zip((train, test), counts, strict=True):
-        sizes[f"{home}/raw/{split}-images-idx3-ubyte"] = 16 + 28 * 28 * count
-        sizes[f"{home}/raw/{split}-{labels}"] = label_header + label_bytes * count
-    return sizes
+        files[f"{home}/raw/{split}-images-idx3-ubyte"] = (count, 28, 28)
+        files[f"{home}/raw/{split}-{labels}"] = (count,) if labels.endswith("ubyte") else (count, 8)
+    return files
 
 
 def _like_mnist(kind: str, classes: tuple[str, ...] | None = None, md5: tuple[str, ...] = ()) -> _Source:
@@ -278,7 +279,7 @@ def _patience() -> Iterator[None]:
 
 
 def _unreadable(name: str, source: _Source, kind: Any, root: Path, error: Exception, download: bool) -> DataError:
-    files = [*source.sizes, *(f"{kind.base_folder}/{file}" for file, _ in _listed(kind))]
+    files = [*source.files, *(f"{kind.base_folder}/{file}" for file, _ in _listed(kind))]
     absent = [file for file in files if not os.path.exists(root / file)]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if not absent:
@@ -294,11 +295,26 @@ def _unreadable(name: str, source: _Source, kind: Any, root: Path, error: Except
 
 
 def _require_whole(name: str, source: _Source, root: Path) -> None:
-    """Raises DataError for a file that is there and has another size than it should."""
-    for file, expected in source.sizes.items():
+    """Raises DataError for an IDX file that is there and has another size or header than it should.
+
+    The header (yann.lecun.com/exdb/mnist): two zeros, the type of an element, how many dims, and their lengths.
+    """
+    for file, shape in source.files.items():
         path = root / file
-        if os.path.exists(path) and (found := os.path.getsize(path)) != expected:
+        if not os.path.exists(path):
+            continue
+        kind, width = (12, 4) if file.endswith("-int") else (8, 1)
+        header = struct.pack(f">4B{len(shape)}I", 0, 0, kind, len(shape), *shape)
+        expected = len(header) + width * math.prod(shape)
+        if (found := os.path.getsize(path)) != expected:
             raise DataError(f"{name}: {path} has {found:,} bytes; expected {expected:,}; {_AGAIN}")
+        try:
+            with path.open("rb") as opened:
+                begins = opened.read(len(header))
+        except OSError as error:
+            raise DataError(f"{name}: {path} cannot be read: {one_line(error)}") from error
+        if begins != header:
+            raise DataError(f"{name}: {path} begins with {begins.hex()}; expected {header.hex()}; {_AGAIN}")
 
 
 def _listed(kind: Any) -> list[tuple[str, str]]:
@@ -314,7 +330,7 @@ def _require_checksums(name: str, kind: Any, root: Path) -> None:
 
 
 def _require_content(name: str, source: _Source, root: Path, parts: Iterable[Tensor]) -> None:
-    for part, file, expected in zip(parts, source.sizes, source.md5, strict=True):
+    for part, file, expected in zip(parts, source.files, source.md5, strict=True):
         found = hashlib.md5(bytes(part.to(torch.uint8).contiguous().numpy())).hexdigest()
         if found != expected:
             raise DataError(

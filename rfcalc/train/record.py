@@ -267,9 +267,13 @@ def create(config: Config, runs: Path) -> Recorder:
         folder = next(home / name for name in names if _made(home / name))
     except OSError as error:
         raise _unwritten(home, error) from error
+    _write_config(folder, config)
+    return Recorder(Run(folder, config, dict.fromkeys(config.seeds, ())), {}, _locked(folder))
+
+
+def _write_config(folder: Path, config: Config) -> None:
     values = {"schema": SCHEMA, **dataclasses.asdict(config)}
     write(folder / "config.json", (json.dumps(values, indent=1) + "\n").encode())
-    return Recorder(Run(folder, config, dict.fromkeys(config.seeds, ())), {}, _locked(folder))
 
 
 def resume(folder: Path) -> Recorder:
@@ -305,13 +309,25 @@ def _reopened(folder: Path, lock: FileLock) -> Recorder:
     for left in folder.glob(".*.part"):
         left.unlink()
     kept = {seed: epochs[: through[seed]] for seed, epochs in run.epochs.items()}
-    recorder = Recorder(Run(folder, run.config, kept), states, lock)
+    config = run.config if run.finished else _gone_on(run.config)
+    if config != run.config:
+        _write_config(folder, config)
+    recorder = Recorder(Run(folder, config, kept), states, lock)
     if kept != run.epochs:
         recorder._write_metrics()
     for state in states.values():
         if state.epoch == run.config.recipe.epochs:
             recorder._write_weights(state)  # the writer may have been killed just before it did
     return recorder
+
+
+def _gone_on(config: Config) -> Config:
+    """With this torch among those that trained it: `later_torch` of its environment, behind the one that began."""
+    made, this = config.environment, str(torch.__version__)
+    later = [*made.get("later_torch", ())]
+    if this == [made["torch"], *later][-1]:
+        return config
+    return dataclasses.replace(config, environment={**made, "later_torch": [*later, this]})
 
 
 def _locked(folder: Path) -> FileLock:
@@ -482,6 +498,8 @@ def _config(file: Path) -> Config:
             raise RunError(f"{file}: {name} is {values[name]!r}; it is damaged")
     if not isinstance(values["environment"], dict) or _MADE_WITH - set(values["environment"]):
         raise RunError(f"{file}: environment lacks one of {', '.join(sorted(_MADE_WITH))}; it is damaged")
+    if not isinstance(later := values["environment"].get("later_torch", []), list):
+        raise RunError(f"{file}: later_torch is {later!r}; it is damaged")
     # Lists of JSON were tuples.
     given: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
     return Config(**given)

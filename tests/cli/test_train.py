@@ -495,14 +495,19 @@ def test_other_data(rfcalc, begun):
     assert "trained on other images or labels than digits has now" in done.err
 
 
-def test_another_torch_is_told(rfcalc, begun):
-    file = begun / "config.json"
+def test_another_torch_is_told(rfcalc, write_design, unreported, monkeypatch):
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3, KeyboardInterrupt())
+        rfcalc("train", write_design(NET), *SHORT)
+    folder, file = only_run().folder, only_run().folder / "config.json"
     values = json.loads(file.read_text())
     values["environment"]["torch"] = "1.0"
     file.write_text(json.dumps(values))
-    done = rfcalc("train", "--resume", str(begun))
+    done = rfcalc("train", "--resume", str(folder))
     assert done.code == 0
     assert f"begun with torch 1.0, this is {torch.__version__}: figures may differ from here on" in done.err
+    assert only_run().config.environment["later_torch"] == [torch.__version__]
+    assert rfcalc("train", "--resume", str(folder)).err == ""
 
 
 def test_a_report_of_a_run_without_an_epoch(rfcalc, begun):

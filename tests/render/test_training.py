@@ -136,6 +136,13 @@ def test_a_report_of_raw_weights_has_no_column_for_others():
     assert "EMA" not in report(run, run.verdict(), found, {})
 
 
+def test_every_torch_that_trained_is_named():
+    run = run_of({1: trained(GOOD)})
+    environment = {**run.config.environment, "torch": "2.9", "later_torch": ["2.11", "2.15"]}
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, environment=environment))
+    assert "torch 2.9, then 2.11, then 2.15, Python" in report(run, run.verdict(), analysed(), {})
+
+
 def test_names_cannot_break_the_page():
     run = run_of({1: trained(GOOD)}, design="a`b|<img>\n# x.py:Net", data="folder:<b>\x1b[31m")
     text = report(run, run.verdict(), analysed(), {})
