@@ -159,7 +159,8 @@ def foot(figures: dict[str, dict[str, Any]]) -> str:
     return (
         f"{sum(len(run['raw_correct']) for run in runs)} trainings, {', '.join(used)}, by\n\n"
         + "".join(f"    {command}\n" for command in [*commands, "python tests/bench/ladder.py table"])
-        + "\nThe figures of each run are in [ladder.json](ladder.json). *not run*: not yet; three want a GPU.\n"
+        + "\nThe figures of each run are in [ladder.json](ladder.json). *not run*: the three of 6.4 million\n"
+        + "parameters want a GPU, and none was at hand.\n"
     )
 
 
