@@ -307,9 +307,8 @@ def _resumed(
     except BaseException:
         recorder.__exit__(None, None, None)
         raise
-    made = recorder.config.environment
-    if made["torch"] != str(torch.__version__) and not recorder.run.finished:
-        complain(f"begun with torch {made['torch']}, this is {torch.__version__}: figures may differ from here on")
+    if (before := recorder.config.torches[-1]) != str(torch.__version__) and not recorder.run.finished:
+        complain(f"trained with torch {before}, this is {torch.__version__}: figures may differ from here on")
     torch.set_num_threads(THREADS)
     return recorder, design, data
 

@@ -368,9 +368,9 @@ def _every_epoch(run: Run) -> str:
 
 def _made(config: Config) -> str:
     where = config.environment
-    versions = ", then ".join(map(str, [where["torch"], *where.get("later_torch", ())]))
     lines = [
-        f"- rfcalc {config.version}, torch {versions}, Python {where['python']}, {where['platform']}",
+        f"- rfcalc {config.version}, torch {', then '.join(config.torches)}, Python {where['python']}, "
+        f"{where['platform']}",
         f"- device {config.device} ({where['processor']}), {where['threads']} of {where['cores']} threads"
         + (", bfloat16 in training" if config.amp else ""),
         f"- seeds {', '.join(map(str, config.seeds))}, begun {config.created}",

@@ -321,7 +321,8 @@ class _Run:
         """Move the averaged weights towards those after this step, counted from 0 over all epochs."""
         if self.averaged is not None:
             decay = min(self.recipe.ema, (step + 1) / (step + 10))
-            torch._foreach_lerp_(*self.averaged, 1 - decay)
+            averages, current = (read() for read in self.averaged)
+            torch._foreach_lerp_(averages, current, 1 - decay)
 
     def _end_epoch(self, test_loss: float) -> None:
         if self.recipe.schedule and self.recipe.schedule.name not in BY_BATCH:
@@ -454,9 +455,19 @@ def _batch_sizes(count: int, size: int) -> list[int]:
     return sizes + [count % size] * (count % size > (size > 1))
 
 
-def _averaged(model: nn.Module) -> list[Tensor]:
-    """Parameters and the statistics of norms; counters are not averaged."""
-    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
+def _averaged(model: nn.Module) -> Callable[[], list[Tensor]]:
+    """Reads parameters and the statistics of norms; counters are not averaged.
+
+    Buffers are read where they stand: a forward may have put another tensor there.
+    """
+    weights = list(model.parameters())
+    places = {
+        id(buffer): (module._buffers, name)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and buffer.is_floating_point()
+    }
+    return lambda: [*weights, *(table[name] for table, name in places.values())]  # type: ignore[list-item]
 
 
 def _rate_and_momentum(optimizer: Optimizer) -> tuple[float | Tensor, float]:

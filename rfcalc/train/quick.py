@@ -6,6 +6,7 @@ a number for every element, of which 97 of 100 said "keep", and every pass over 
 >>> quicken(model)                                                                               # doctest: +SKIP
 
 Names, weights and evaluation stay what they are; training computes the same but for rounding and for what is drawn.
+Second derivatives are refused.
 """
 
 from __future__ import annotations
@@ -90,18 +91,26 @@ def _zeroed(x: Tensor, positions: Tensor) -> Tensor:
 class FusedSequential(nn.Sequential):
     """nn.Sequential that trains `[ReLU] BatchNorm2d [ReLU] [Dropout]` as one function, in fewer passes over memory."""
 
-    def forward(self, x: Any) -> Any:
-        """What the modules make of `x`, one after the other."""
+    def forward(self, input: Any) -> Any:  # torch's name: designs may use it
+        """What the modules make of `input`, one after the other."""
         modules, at = list(self), 0
         while at < len(modules):
             found = _stretch(modules, at)
-            if found and isinstance(x, Tensor) and x.ndim == 4 and x.numel() > x.shape[1]:
-                x = _Normed.apply(x, found.norm.weight, found.norm.bias, found)
+            if found and _fits(input, found.norm):
+                input = _Normed.apply(input, found.norm.weight, found.norm.bias, found)
                 at += found.length
-            else:  # a norm itself says what is wrong with its input
-                x = modules[at](x)
+            else:
+                input = modules[at](input)
                 at += 1
-        return x
+        return input
+
+
+def _fits(x: Any, norm: nn.BatchNorm2d) -> bool:
+    """Whether the norm can take it; if not, it says so itself better than torch's function, which looks at nothing."""
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.numel() <= x.shape[1]:
+        return False
+    parts = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return all(part is not None and part.shape == x.shape[1:2] for part in parts)
 
 
 @dataclass(frozen=True)
@@ -119,43 +128,57 @@ class _Stretch:
 
 
 _READERS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-"""Modules that leave their input as it is."""
+"""Modules that never write into their input."""
 
 
 def _stretch(modules: list[nn.Module], start: int) -> _Stretch | None:
     """The one that begins there, if any.
 
     A ReLU in front works in place, so it must follow a convolution here: nothing else sees that output, and the
-    gradient does not need it. A ReLU behind is differentiated by its output, so a dropout may write into that only
-    where a module that leaves it alone follows: what comes behind the sequence might add to it in place.
+    gradient does not need it.
     """
     at = start
     before = start > 0 and _plain(modules, start - 1, nn.Conv2d) and _plain(modules, start, nn.ReLU)
     at += before
-    if not _plain(modules, at, nn.BatchNorm2d):
-        return None
-    norm = modules[at]
-    assert isinstance(norm, nn.BatchNorm2d)
-    if not (norm.affine and norm.track_running_stats and norm.momentum is not None):
+    norm = _usual_norm(modules, at)
+    if norm is None:
         return None
     at += 1
     after = _plain(modules, at, nn.ReLU)
     at += after
-    dropout = modules[at] if _plain(modules, at, SparseDropout) else None
-    p = dropout.p if isinstance(dropout, SparseDropout) else 0.0
-    if not 0 < p <= _RARE or (after and not any(_plain(modules, at + 1, kind) for kind in _READERS)):
-        p = 0.0
+    p = _droppable(modules, at, after)
     at += p > 0
     return _Stretch(norm, before, after, p, at - start) if before or after or p else None
 
 
+def _usual_norm(modules: list[nn.Module], at: int) -> nn.BatchNorm2d | None:
+    """The norm that is there, with weights and with statistics that are averaged exponentially."""
+    norm = modules[at] if _plain(modules, at, nn.BatchNorm2d) else None
+    if not isinstance(norm, nn.BatchNorm2d) or not norm.track_running_stats or norm.momentum is None:
+        return None
+    parts = (norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    return None if any(part is None for part in parts) else norm
+
+
+def _droppable(modules: list[nn.Module], at: int, after: bool) -> float:
+    """The probability of the dropout that is there, if a stretch can take it in; else 0.
+
+    A ReLU is differentiated by its output, so a dropout may write into that only where a module that leaves it alone
+    follows: what comes behind the sequence might add to it in place.
+    """
+    dropout = modules[at] if _plain(modules, at, SparseDropout) else None
+    if not isinstance(dropout, SparseDropout) or not 0 < dropout.p <= _RARE:
+        return 0.0
+    return dropout.p if not after or any(_plain(modules, at + 1, kind) for kind in _READERS) else 0.0
+
+
 def _plain(modules: list[nn.Module], at: int, kind: type[nn.Module]) -> bool:
-    """Whether a module of exactly this class is there, in training: a subclass may do more, and hooks want a call."""
+    """Whether a module of exactly this class is there, in training: others may do more, and hooks want a call."""
     if at >= len(modules) or type(modules[at]) is not kind:
         return False
     one = modules[at]
     hooks = one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks
-    return one.training and not hooks
+    return one.training and not hooks and "forward" not in vars(one)
 
 
 class _Normed(torch.autograd.Function):
@@ -166,41 +189,33 @@ class _Normed(torch.autograd.Function):
         if one.before:
             x.relu_()
         norm, ctx.one, ctx.factor = one.norm, one, 1 / (1 - one.p)
-        assert norm.num_batches_tracked is not None
-        assert norm.momentum is not None
-        norm.num_batches_tracked.add_(1)
+        norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]  # as `_usual_norm` saw
         weight, bias = weight * ctx.factor, bias * ctx.factor
-        statistics = norm.running_mean, norm.running_var
-        y, mean, inverse = torch.native_batch_norm(x, weight, bias, *statistics, True, norm.momentum, norm.eps)
+        settings: tuple[Any, ...] = (norm.running_mean, norm.running_var, True, norm.momentum, norm.eps)
+        y, mean, inverse = torch.native_batch_norm(x, weight, bias, *settings)
         if one.after:
             y.relu_()
         dropped = _positions(y.numel(), one.p, y.device) if one.p else None
         if dropped is not None:
             _zeroed(y, dropped)
         ctx.strides = y.stride()
-        ctx.save_for_backward(x, weight, mean, inverse, y if one.after else dropped)
+        ctx.save_for_backward(x, weight, mean, inverse, dropped, y if one.after else None)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        x, weight, mean, inverse, behind = ctx.saved_tensors
-        gradient, kept = gradients[0], None
-        if ctx.one.after:  # zero where the output is: dropped elements too
-            gradient = torch.ops.aten.threshold_backward(gradient, behind, 0)
-        elif behind is not None:
-            if gradient.stride() != ctx.strides:  # positions count elements as the output's lay in memory
-                gradient = torch.empty_strided(gradient.shape, ctx.strides, dtype=gradient.dtype).copy_(gradient)
-            # Others may hold this gradient too: it gets back what is taken out here, which costs less than a copy.
-            flat = gradient.as_strided((gradient.numel(),), (1,))
-            kept = flat.index_select(0, behind)
-            _zeroed(gradient, behind)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, weight, mean, inverse, dropped, y = ctx.saved_tensors
+        gradient = gradients[0]
+        if y is not None:  # zero where the output is: dropped elements too
+            gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+        elif dropped is not None:  # positions count elements as the output's lay in memory
+            copy = torch.empty_strided(gradient.shape, ctx.strides, dtype=gradient.dtype).copy_(gradient)
+            gradient = _zeroed(copy, dropped)
         wanted = [ctx.needs_input_grad[0], True, True]
         found, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, None, None, mean, inverse, True, ctx.one.norm.eps, wanted
         )
-        if kept is not None:
-            flat.index_copy_(0, behind, kept)
         if ctx.one.before and found is not None:
             torch.ops.aten.threshold_backward.grad_input(found, x, 0, grad_input=found)
         return found, by_weight * ctx.factor, by_bias * ctx.factor, None

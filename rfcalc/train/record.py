@@ -76,6 +76,11 @@ class Config:
     created: str
     version: str
 
+    @property
+    def torches(self) -> list[str]:
+        """The version of torch that began the run, and those that went on with it."""
+        return [self.environment["torch"], *self.environment.get("later_torch", ())]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -227,6 +232,11 @@ class Recorder:
 
     def add(self, epoch: Epoch, state: State) -> None:
         """Keep an epoch and the state after it, and the weights when it was the seed's last."""
+        if (this := str(torch.__version__)) != self.config.torches[-1]:
+            later = [*self.config.torches[1:], this]
+            environment = {**self.config.environment, "later_torch": later}
+            self.config = dataclasses.replace(self.config, environment=environment)
+            _write_config(self.folder, self.config)
         self._epochs[epoch.seed].append(epoch)
         self._write_metrics()
         buffer = io.BytesIO()
@@ -309,25 +319,13 @@ def _reopened(folder: Path, lock: FileLock) -> Recorder:
     for left in folder.glob(".*.part"):
         left.unlink()
     kept = {seed: epochs[: through[seed]] for seed, epochs in run.epochs.items()}
-    config = run.config if run.finished else _gone_on(run.config)
-    if config != run.config:
-        _write_config(folder, config)
-    recorder = Recorder(Run(folder, config, kept), states, lock)
+    recorder = Recorder(Run(folder, run.config, kept), states, lock)
     if kept != run.epochs:
         recorder._write_metrics()
     for state in states.values():
         if state.epoch == run.config.recipe.epochs:
             recorder._write_weights(state)  # the writer may have been killed just before it did
     return recorder
-
-
-def _gone_on(config: Config) -> Config:
-    """With this torch among those that trained it: `later_torch` of its environment, behind the one that began."""
-    made, this = config.environment, str(torch.__version__)
-    later = [*made.get("later_torch", ())]
-    if this == [made["torch"], *later][-1]:
-        return config
-    return dataclasses.replace(config, environment={**made, "later_torch": [*later, this]})
 
 
 def _locked(folder: Path) -> FileLock:

@@ -503,9 +503,11 @@ def test_another_torch_is_told(rfcalc, write_design, unreported, monkeypatch):
     values = json.loads(file.read_text())
     values["environment"]["torch"] = "1.0"
     file.write_text(json.dumps(values))
+    assert rfcalc("train", "--resume", str(folder), "--epochs", "9").code == 2
+    assert "later_torch" not in only_run().config.environment
     done = rfcalc("train", "--resume", str(folder))
     assert done.code == 0
-    assert f"begun with torch 1.0, this is {torch.__version__}: figures may differ from here on" in done.err
+    assert f"trained with torch 1.0, this is {torch.__version__}: figures may differ from here on" in done.err
     assert only_run().config.environment["later_torch"] == [torch.__version__]
     assert rfcalc("train", "--resume", str(folder)).err == ""
 

@@ -148,6 +148,29 @@ def test_the_average_written_out_by_hand(data, monkeypatch):
     assert not torch.equal(state.ema["body.2.running_mean"], state.model["body.2.running_mean"])
 
 
+class Reassigning(Net):
+    """Its forward puts another tensor in its buffer's place."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.seen = self.seen + 1
+        return super().forward(x)
+
+
+def test_a_buffer_that_is_reassigned_is_averaged(data):
+    _, state = run(data, dataclasses.replace(PLAIN, ema=0.3), Reassigning)[-1]
+    expected = 0.0
+    for step in range(14):
+        decay = min(0.3, (step + 1) / (step + 10))
+        expected = decay * expected + (1 - decay) * (step + 1)
+    assert state.model["seen"] == 14
+    assert state.ema["seen"].item() == pytest.approx(expected)
+
+
 def test_without_an_average_there_is_none(data):
     epoch, state = run(data)[0]
     assert (epoch.ema_loss, epoch.ema_correct, state.ema) == (None, None, None)

@@ -179,6 +179,17 @@ def _hooked():
     return norm
 
 
+def _without(part):
+    setattr(norm := nn.BatchNorm2d(4), part, None)
+    return norm
+
+
+def _with_own_forward():
+    norm = nn.BatchNorm2d(4)
+    norm.forward = lambda x: x
+    return norm
+
+
 @pytest.mark.parametrize(
     "norm",
     [
@@ -188,6 +199,9 @@ def _hooked():
         nn.BatchNorm2d(4).eval(),
         nn.InstanceNorm2d(4, affine=True),
         _hooked(),
+        _without("bias"),
+        _without("num_batches_tracked"),
+        _with_own_forward(),
     ],
     ids=repr,
 )
@@ -204,13 +218,14 @@ def test_own_classes_are_left_alone():
     assert type(own) is Own
 
 
-def test_a_gradient_that_others_hold_is_whole_again():
+def test_a_gradient_that_others_hold_stays_as_it_is():
     quicken(sequence := nn.Sequential(nn.BatchNorm2d(4), nn.Dropout(0.2)))
     x = torch.randn(5, 4, 8, 8, requires_grad=True)
     given = torch.randn(5, 4, 8, 8)
-    before = given.clone()
+    before, version = given.clone(), given._version
     sequence(x).backward(given)
     assert torch.equal(given, before)
+    assert given._version == version
 
 
 def test_a_residual_that_adds_in_place():
@@ -227,6 +242,22 @@ def test_a_norm_says_itself_what_it_cannot_take():
         sequence(torch.ones(1, 4, 1, 1))
     with pytest.raises(ValueError, match="expected 4D input"):
         sequence(torch.ones(2, 4))
+    for channels in (2, 8):
+        with pytest.raises(RuntimeError, match=f"running_mean should contain {channels} elements not 4"):
+            sequence(torch.ones(2, channels, 5, 5))
+
+
+def test_the_input_by_its_name():
+    quicken(sequence := nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()))
+    assert sequence(input=torch.ones(2, 4, 3, 3)).shape == (2, 4, 3, 3)
+
+
+def test_second_derivatives_are_refused():
+    quicken(sequence := nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
+    x = torch.randn(2, 4, 5, 5, requires_grad=True)
+    (gradient,) = torch.autograd.grad((sequence(x) ** 2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        (gradient**2).sum().backward()
 
 
 def test_mixed_precision():
