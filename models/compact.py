@@ -1,5 +1,5 @@
-"""Compact: what holds 99.4 % in its last epochs with 3,236 parameters. Trained with rfcalc's own recipe, no dropout.
-One convolution works four times, each time with a norm of its own, which costs 20 parameters instead of 900."""
+"""Compact: 3,236 parameters that hold 99.4 % in their last epochs on about half of the seeds, by rfcalc's own recipe.
+One convolution works four times, each time with a norm of its own: 20 parameters instead of 900."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
