@@ -167,6 +167,7 @@ def test_what_goes_together():
     assert stretches(conv, norm, dropout)[0].length == 2
     # The input of the sequence is somebody else's.
     assert stretches(relu, norm) == []
+    assert stretches(relu, norm, conv) == []
 
 
 class _Own(nn.ReLU):
