@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+M = TypeVar("M", bound=nn.Module)
 
 _RARE = 0.2
 """Up to this probability the gaps between dropped elements are the cheaper way."""
@@ -51,18 +53,22 @@ class SparseDropout(nn.Dropout):
 class _Drop(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        kept = x * (1 / (1 - p))
+        ctx.factor = 1 / (1 - p)
+        kept = x * ctx.factor
         dropped = _positions(x.numel(), p, x.device)
-        ctx.p, ctx.strides = p, kept.stride()
+        ctx.strides = kept.stride()
         ctx.save_for_backward(dropped)
         return _zeroed(kept, dropped)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        # Positions count elements as the forward's lay in memory, so the gradient's must lie the same way.
-        kept = torch.empty_strided(gradients[0].shape, ctx.strides, dtype=gradients[0].dtype)
-        torch.mul(gradients[0], 1 / (1 - ctx.p), out=kept)
-        return _zeroed(kept, *ctx.saved_tensors), None
+        return _passed(gradients[0], ctx.factor, ctx.strides, *ctx.saved_tensors), None
+
+
+def _passed(gradient: Tensor, factor: float, strides: tuple[int, ...], dropped: Tensor) -> Tensor:
+    """The gradient times the factor where the value went: positions count elements as the output's lie in memory."""
+    kept = torch.empty_strided(gradient.shape, strides, dtype=gradient.dtype)
+    return _zeroed(torch.mul(gradient, factor, out=kept), dropped)
 
 
 def _positions(count: int, p: float, device: torch.device) -> Tensor:
@@ -138,13 +144,13 @@ def _stretch(modules: list[nn.Module], start: int) -> _Stretch | None:
     gradient does not need it.
     """
     at = start
-    before = start > 0 and _plain(modules, start - 1, nn.Conv2d) and _plain(modules, start, nn.ReLU)
+    before = bool(start and _plain(modules, start - 1, nn.Conv2d) and _plain(modules, start, nn.ReLU))
     at += before
     norm = _usual_norm(modules, at)
     if norm is None:
         return None
     at += 1
-    after = _plain(modules, at, nn.ReLU)
+    after = _plain(modules, at, nn.ReLU) is not None
     at += after
     p = _droppable(modules, at, after)
     at += p > 0
@@ -153,8 +159,8 @@ def _stretch(modules: list[nn.Module], start: int) -> _Stretch | None:
 
 def _usual_norm(modules: list[nn.Module], at: int) -> nn.BatchNorm2d | None:
     """The norm that is there, with weights and with statistics that are averaged exponentially."""
-    norm = modules[at] if _plain(modules, at, nn.BatchNorm2d) else None
-    if not isinstance(norm, nn.BatchNorm2d) or not norm.track_running_stats or norm.momentum is None:
+    norm = _plain(modules, at, nn.BatchNorm2d)
+    if norm is None or not norm.track_running_stats or norm.momentum is None:
         return None
     parts = (norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.num_batches_tracked)
     return None if any(part is None for part in parts) else norm
@@ -166,19 +172,19 @@ def _droppable(modules: list[nn.Module], at: int, after: bool) -> float:
     A ReLU is differentiated by its output, so a dropout may write into that only where a module that leaves it alone
     follows: what comes behind the sequence might add to it in place.
     """
-    dropout = modules[at] if _plain(modules, at, SparseDropout) else None
-    if not isinstance(dropout, SparseDropout) or not 0 < dropout.p <= _RARE:
+    dropout = _plain(modules, at, SparseDropout)
+    if dropout is None or not 0 < dropout.p <= _RARE:
         return 0.0
     return dropout.p if not after or any(_plain(modules, at + 1, kind) for kind in _READERS) else 0.0
 
 
-def _plain(modules: list[nn.Module], at: int, kind: type[nn.Module]) -> bool:
-    """Whether a module of exactly this class is there, in training: others may do more, and hooks want a call."""
-    if at >= len(modules) or type(modules[at]) is not kind:
-        return False
-    one = modules[at]
+def _plain(modules: list[nn.Module], at: int, kind: type[M]) -> M | None:
+    """The module that is there, if of exactly this class and in training: others may do more, and hooks want a call."""
+    one = modules[at] if at < len(modules) else None
+    if not isinstance(one, kind) or type(one) is not kind:
+        return None
     hooks = one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks
-    return one.training and not hooks and "forward" not in vars(one)
+    return one if one.training and not hooks and "forward" not in vars(one) else None
 
 
 class _Normed(torch.autograd.Function):
@@ -209,9 +215,8 @@ class _Normed(torch.autograd.Function):
         gradient = gradients[0]
         if y is not None:  # zero where the output is: dropped elements too
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
-        elif dropped is not None:  # positions count elements as the output's lay in memory
-            copy = torch.empty_strided(gradient.shape, ctx.strides, dtype=gradient.dtype).copy_(gradient)
-            gradient = _zeroed(copy, dropped)
+        elif dropped is not None:
+            gradient = _passed(gradient, 1.0, ctx.strides, dropped)
         wanted = [ctx.needs_input_grad[0], True, True]
         found, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, None, None, mean, inverse, True, ctx.one.norm.eps, wanted
