@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 EMPTY = 1 << 40  # larger than any input; min-neutral
 _ONE = Fraction(1)
+_STILL = Fraction(0)
 _MAX_CELLS = 1 << 25  # larger arrays are not built
 
 
@@ -101,10 +102,7 @@ class AxisField:
 
     def runs_along(self, dim: int) -> bool:
         """Is `dim` the grid of this axis (so that a stride there changes the jump)?"""
-        local = [p for p in self.parts if p.local and dim in p.dims]
-        if not local:
-            return False
-        return any(p.dims == (dim,) for p in local) or any(_main_dim(p) == dim for p in local)
+        return any(p.local and dim in p.dims and _is_grid(p, dim) for p in self.parts)
 
     def varies(self) -> bool:
         """Whether the local field differs between positions along some dim."""
@@ -207,7 +205,48 @@ def _main_dim(part: Part) -> int:
         count = alive.sum(others)
         mean = centre.sum(others)[count > 0] / count[count > 0]
         moves.append(float(np.ptp(mean)) if mean.size else 0.0)
+    if not any(moves):  # a grid of one position does not move either
+        return next((d for d, n in zip(part.dims, centre.shape, strict=True) if n == 1), part.dims[0])
     return part.dims[int(np.argmax(moves))]
+
+
+def _is_grid(part: Part, dim: int) -> bool:
+    """Is `dim` the grid, or one along which the part only exists or not (padding beyond a kernel leaves such)?"""
+    if len(part.dims) > 1:
+        return _main_dim(part) == dim
+    return _moves(part.bounds, 1) is not False
+
+
+def _moves(b: Bounds, ax: int) -> bool | None:
+    """Do the unclipped bounds differ along an array axis, where they see anything? None: no two to compare."""
+    n = b.shape[ax]
+    if n < 2:
+        return None
+    if b.ndim == 2 and (line_of(b) is not None or (b[2, 0] != b[2, -1] and max(b[2, 0], b[2, -1]) < EMPTY // 2)):
+        return True
+    free = b[2:]
+    seen = free < EMPTY // 2
+    low, high = np.where(seen, free, EMPTY).min(ax), np.where(seen, free, -EMPTY).max(ax)
+    if (low < high).any():
+        return True
+    return False if (seen.sum(ax) > 1).any() else None
+
+
+def _step_along(b: Bounds, ax: int, jump: Fraction) -> Fraction:
+    """By how much the unclipped bounds go on beyond the ends of an array axis: by the jump along their own grid; along
+    another dim, where they vary only in seeing something or nothing, they stay as they are."""
+    moves = _moves(b, ax)
+    if moves is None:
+        moves = not any(_moves(b, i) for i in range(1, b.ndim) if i != ax)
+    return jump if moves else _STILL
+
+
+def _narrowed(part: Part, before: Part, dim: int) -> Part:
+    """Drop a dim of which one position is left, if it was not the grid: nothing shall take it for one later."""
+    if len(part.dims) < 2 or part.bounds.dtype == np.bool_ or _main_dim(before) == dim:
+        return part
+    dims = tuple(d for d in part.dims if d != dim)
+    return part._replace(bounds=part.bounds.squeeze(_axis(part, dim)), dims=dims)
 
 
 def identity(n: int, dim: int) -> AxisField:
@@ -320,7 +359,7 @@ def _extend(b: Bounds, ax: int, left: int, right: int, jump: Fraction) -> Bounds
     With jump a/b the pattern repeats every b positions, a pixels further (the phases of an up-sampled map).
     """
     n = b.shape[ax]
-    outer, low, high = _continuation(n, left, right, jump)
+    outer, low, high = _continuation(n, left, right, _step_along(b, ax, jump))
     out: Bounds = b.take(outer, ax)
     if b.ndim == 2:
         out[2] += low
@@ -389,7 +428,7 @@ def window_part(part: Part, dim: int, n: int, n_out: int, k: int, s: int, before
         part = expand_span(part, n)
     if dim not in part.dims:
         hits = window_hits(n, k, s, before, d, n_out)
-        return part if hits is None else _blank(spread(part, dim, n_out), dim, ~hits)
+        return part if hits is None else _blank(part, dim, hits)
     if k == 1 and s == 1 and before == 0 and n_out == n:
         return part
     b = part.bounds
@@ -407,6 +446,8 @@ def window_part(part: Part, dim: int, n: int, n_out: int, k: int, s: int, before
             flat = n_out > 1 and (b.ndim > 2 or found[2, 0] == found[2, -1]) and _same_ends(found, ax)
         hit = _memo[key] = (found, flat, b, jump)
     out = Part(hit[0], part.dims, part.local, part.span)
+    if n_out == 1:
+        return _narrowed(out, part, dim)
     return settle(out, (dim,)) if hit[1] else out
 
 
@@ -469,11 +510,14 @@ def _window(b: Bounds, ax: int, n_out: int, k: int, s: int, before: int, d: int,
     return out
 
 
-def _blank(part: Part, dim: int, where: NDArray[np.bool_]) -> Part:
-    """Empty the exact rows at some positions of a dim."""
-    out = part.bounds.copy()
-    out[(slice(0, 2),) + (slice(None),) * (_axis(part, dim) - 1) + (where,)] = EMPTY
-    return part._replace(bounds=out)
+def _blank(part: Part, dim: int, hits: NDArray[np.bool_], free: NDArray[np.bool_] | None = None) -> Part:
+    """Spread a part along a dim of which only some positions see it; `free`: unclipped (None: all do)."""
+    many = len(hits) > 1  # one position needs no dim to see nothing
+    grown = spread(part, dim, len(hits)) if many else part
+    free = np.ones_like(hits) if free is None else free
+    sizes = [len(hits) if many and d == dim else 1 for d in grown.dims]
+    seen = np.stack([hits, hits, free, free]).reshape(4, *sizes)
+    return grown._replace(bounds=np.where(seen, grown.bounds, EMPTY))
 
 
 class Taps(NamedTuple):
@@ -495,14 +539,15 @@ def taps_part(part: Part, dim: int, n: int, taps: Taps, jump: Fraction) -> Part:
         part = expand_span(part, n)
     if dim not in part.dims:
         hits: NDArray[np.bool_] = np.any(taps.exact >= 0, axis=1)
-        return part if hits.all() else _blank(spread(part, dim, len(hits)), dim, ~hits)
+        return part if hits.all() else _blank(part, dim, hits, np.any(taps.free != HOLE, axis=1))
     b = part.bounds
     ax = _axis(part, dim)
     key = ("taps", id(b), ax, id(taps.exact), id(taps.free), jump)
     hit = _memo.get(key)
     if hit is None:
         hit = _memo[key] = (_select(b, ax, taps, jump), b, taps)
-    return settle(part._replace(bounds=hit[0]), (dim,)) if hit[0].shape[ax] > 1 else part._replace(bounds=hit[0])
+    out = part._replace(bounds=hit[0])
+    return settle(out, (dim,)) if hit[0].shape[ax] > 1 else _narrowed(out, part, dim)
 
 
 def _select(b: Bounds, ax: int, taps: Taps, jump: Fraction) -> Bounds:
@@ -544,7 +589,8 @@ def take_part(part: Part, dim: int, n: int, index: Index) -> Part:
         part = expand_span(part, n)
     if dim not in part.dims:
         return part
-    return part._replace(bounds=part.bounds.take(index, _axis(part, dim)))
+    out = part._replace(bounds=part.bounds.take(index, _axis(part, dim)))
+    return _narrowed(out, part, dim) if len(index) == 1 else out
 
 
 def pad_part(part: Part, dim: int, n: int, before: int, after: int, mode: str, jump: Fraction) -> Part:
@@ -565,7 +611,7 @@ def pad_part(part: Part, dim: int, n: int, before: int, after: int, mode: str, j
     if dim not in part.dims:
         if mode != "constant" or not outside.any():
             return part
-        return _blank(spread(part, dim, len(at)), dim, outside)
+        return _blank(part, dim, ~outside)
     ax = _axis(part, dim)
     ext = _extend(part.bounds, ax, max(before, 0), max(after, 0), jump) if before > 0 or after > 0 else part.bounds
     start = max(-before, 0)
@@ -725,32 +771,45 @@ def _place_array(part: Part, dim: int, start: int, total: int) -> Part:
 # ------------------------------------------------------------------------------------------- fields as a whole
 
 
+def _grid_only(part: Part) -> Part:
+    """The unclipped bounds without the dims along which they do not vary, where they see anything."""
+    b, dims = part.bounds, part.dims
+    for dim in part.dims:
+        ax = dims.index(dim) + 1
+        if len(dims) > 1 and _moves(b, ax) is False:
+            b, dims = b.min(ax), tuple(d for d in dims if d != dim)
+    return Part(b, dims, part.local)
+
+
 def _axes_agree(a: AxisField, b: AxisField) -> bool:
-    """Do two paths agree on jump and on the centre of every position? Compared where their layouts do."""
+    """Do two paths agree on jump and on the centre of every position? Compared where their grids do."""
     if a.jump is not b.jump and a.jump != b.jump and a.varies() and b.varies():
         return False
     for p in a.parts:
         for q in b.parts:
-            if p.local and q.local and p.dims and p.dims == q.dims and p.bounds.shape == q.bounds.shape:
-                if p.bounds is q.bounds:
-                    continue
-                line, other = line_of(p.bounds), line_of(q.bounds)
-                if line is not None and other is not None:
-                    steps_differ = line.step != other.step and p.bounds.shape[1] > 1  # one position takes no step
-                    if steps_differ or line.low + line.high != other.low + other.high:
-                        return False
-                    continue
-                key = ("centres", id(p.bounds), id(q.bounds))
-                hit = _memo.get(key)
-                if hit is None:
-                    x, y = p.bounds, q.bounds
-                    differ = x[2] - x[3] != y[2] - y[3]
-                    # where one of them sees nothing there is nothing to disagree about
-                    same = not differ.any() or not (differ & (x[2] < EMPTY // 2) & (y[2] < EMPTY // 2)).any()
-                    hit = _memo[key] = (same, x, y)
-                if not hit[0]:
-                    return False
+            if p.local and q.local and not _centres_agree(p, q):
+                return False
     return True
+
+
+def _centres_agree(p: Part, q: Part) -> bool:
+    if p.dims != q.dims and not set(p.dims).isdisjoint(q.dims):
+        p, q = _grid_only(p), _grid_only(q)
+    if not p.dims or p.dims != q.dims or p.bounds.shape != q.bounds.shape or p.bounds is q.bounds:
+        return True
+    line, other = line_of(p.bounds), line_of(q.bounds)
+    if line is not None and other is not None:
+        steps_differ = line.step != other.step and p.bounds.shape[1] > 1  # one position takes no step
+        return not steps_differ and line.low + line.high == other.low + other.high
+    key = ("centres", id(p.bounds), id(q.bounds))
+    hit = _memo.get(key)
+    if hit is None:
+        x, y = p.bounds, q.bounds
+        differ = x[2] - x[3] != y[2] - y[3]
+        # where one of them sees nothing there is nothing to disagree about
+        same = not differ.any() or not (differ & (x[2] < EMPTY // 2) & (y[2] < EMPTY // 2)).any()
+        hit = _memo[key] = (same, x, y)
+    return bool(hit[0])
 
 
 def _join_two(a: AxisField, b: AxisField) -> AxisField | None:

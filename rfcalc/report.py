@@ -399,15 +399,20 @@ def _facts(b: Any) -> _Facts:
 
 
 def _even(b: Any, ax: int) -> bool:
-    """Do neighbouring centres along a dim lie equally far apart?"""
-    step = np.diff(b[2] - b[3], axis=ax)
-    return bool(step.min() == step.max())
+    """Do neighbouring centres along a dim lie equally far apart? Where nothing is seen there is no centre."""
+    centre = np.moveaxis(b[2] - b[3], ax, 0)
+    step = centre[1:] - centre[:-1]
+    if (seen := np.moveaxis(b[2], ax, 0) < EMPTY // 2).all():
+        return bool(step.min() == step.max())
+    step = step[seen[1:] & seen[:-1]]
+    return not step.size or bool(step.min() == step.max())
 
 
 def _covers(parts: Sequence[Part], shape: Shape, size: int) -> bool:
-    """Does every position depend on the first and the last input?"""
+    """Does every position that sees anything depend on the first and the last input?"""
     b = _hulls(parts, shape)
-    return bool((b[0] <= 0).all() and (-b[1] >= size - 1).all())
+    seen = b[0] < EMPTY // 2
+    return bool(seen.any() and (b[0] <= 0)[seen].all() and (-b[1] >= size - 1)[seen].all())
 
 
 def _region(axis: Axis, a: AxisField, shape: Shape, where: Mapping[int, int]) -> Region:

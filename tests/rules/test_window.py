@@ -5,6 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from rfcalc import analyze
 
 
 @pytest.mark.parametrize(
@@ -100,3 +107,119 @@ def test_im2col_and_back(rules):
 def test_random_windows_see_the_whole_map(rules):
     got = rules.run("fractional_max_pool2d", (1, 1, 1, 2), rules.image(1, 1, 2, 3), 2, (1, 2))
     assert got.exact == ([(0, 1)] * 2, [(0, 2)] * 2)
+
+
+# ------------------------------------------------------------------------------------------ padding beyond the kernel
+
+CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+POOLS = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+PADS = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
+
+
+def both_levels(model, shape):
+    first, second = analyze(model, shape, level=1), analyze(model, shape, level=2)
+    assert first.rows == second.rows
+    return second
+
+
+@st.composite
+def plain_layers(draw, n):
+    """One layer, as its kind and per dim (k, s, p, d), padded as far as torch allows."""
+    kind = draw(st.sampled_from(["conv", "conv", "pool", "pad"]))
+    if kind == "pad":
+        return kind, tuple(draw(st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * n)))
+    dims = []
+    for _ in range(n):
+        k = draw(st.integers(1, 3))
+        p = draw(st.integers(0, 4 if kind == "conv" else k // 2))
+        dims.append((k, draw(st.integers(1, 3)), p, draw(st.integers(1, 2))))
+    return kind, tuple(dims)
+
+
+def plain_stack(layers, dims):
+    """The stack with only those of its dims."""
+    made = []
+    for kind, geometry in layers:
+        kept = [geometry[i] for i in dims]
+        if kind == "pad":  # torch lists the last dim first
+            made.append(PADS[len(dims)]([v for pair in reversed(kept) for v in pair], 0.0))
+        else:
+            k, s, p, d = zip(*kept, strict=True)
+            made.append(CONVS[len(dims)](1, 1, k, s, p, d) if kind == "conv" else POOLS[len(dims)](k, s, p, d))
+    return nn.Sequential(*made)
+
+
+@settings(max_examples=150, derandomize=True, database=None, deadline=None)
+@given(st.data(), st.sampled_from([1, 2, 2, 3]))
+def test_r_of_a_plain_stack_is_the_recurrence_at_every_position(data, n):
+    """r += (k - 1) * d * j, j *= s: whatever the padding, on any input, and per axis as in one dim."""
+    layers = data.draw(st.lists(plain_layers(n), min_size=1, max_size=5))
+    sizes = data.draw(st.tuples(*[st.integers(7, 12 if n < 3 else 8)] * n))
+    model = plain_stack(layers, range(n))
+    try:
+        model(torch.zeros(1, 1, *sizes))
+    except RuntimeError:
+        assume(False)
+    rows = both_levels(model, (1, *sizes)).rows
+    larger = analyze(model, (1, *[n + 29 for n in sizes])).rows
+    assume(all(1 not in row.n_out for row in rows if row.op.startswith("MaxPool")))  # global pooling never steps
+    r, j = [1] * n, [1] * n
+    for (kind, geometry), row, more in zip(layers, rows, larger, strict=True):
+        if kind != "pad":
+            for i, (k, s, _, d) in enumerate(geometry):
+                r[i], j[i] = r[i] + (k - 1) * d * j[i], j[i] * s
+        assert row.r_min == row.r_out == more.r_min == more.r_out == tuple(r)
+        assert (row.j_out, row.aligned, row.start, row.is_global) == (tuple(j), True, more.start, (False,) * n)
+    for i in range(n):
+        alone = analyze(plain_stack(layers, [i]), (1, sizes[i])).rows
+        assert [(one.r_out[0], one.start[0]) for one in alone] == [(row.r_out[i], row.start[i]) for row in rows]
+
+
+class Net(nn.Module):
+    def __init__(self, forward, *layers):
+        super().__init__()
+        self.call, self.layers = forward, nn.ModuleList(layers)
+
+    def forward(self, x):
+        return self.call(x, *self.layers)
+
+
+def conv(k, s=1, p=0, i=1):
+    return nn.Conv2d(i, 1, k, s, p)
+
+
+@pytest.mark.parametrize(
+    ("model", "r", "r_min", "aligned"),
+    [
+        (Net(lambda x, a, b, c: c(F.pad(a(x), (2,) * 4) + b(x)), conv(1), conv(1, 1, 2), conv(3, 1, 1)), 3, 3, True),
+        (Net(lambda x, a, b: b(F.pad(a(x), (1, 3, 1, 3)) + F.pad(x, (2,) * 4)), conv(1), conv(3, 1, 1)), 4, 4, False),
+        (Net(lambda x, a, b: b(torch.cat([a(x), F.pad(x, (2,) * 4)], 1)), conv(1, 1, 2), conv(3, 1, 1, 2)), 3, 3, True),
+        (Net(lambda x, a, b, c: c(b(a(x)[:, :, 5:6])), conv(1, 1, 2), conv(3, 1, 1), conv(3, 2, 1)), 5, 5, True),
+        (Net(lambda x, a, b: b(a(x).transpose(2, 3)), conv(1, 1, 2), conv(3, 2, 1)), 3, 3, True),
+        (Net(lambda x, a, b: b(a(x).flatten(2).reshape(1, 1, 12, 12)), conv(1, 1, 2), conv(3, 1, 1)), 3, 3, True),
+        (nn.Sequential(conv(8), conv(1, 1, 1), conv(3, 1, 1), conv(3, 2, 1), conv(3, 1, 1)), 16, 16, True),
+        (nn.Sequential(conv(1, 1, 2), conv(3, 1, 1), nn.AdaptiveAvgPool2d(1)), 14, 14, True),
+        (nn.Sequential(conv(1, 1, 2), nn.AdaptiveAvgPool2d(2)), 6, 6, True),
+        (nn.Sequential(conv(1, 1, 2), nn.ReflectionPad2d(3), conv(3)), 3, 3, True),
+        # outputs of a transposed convolution that no input reaches: every other one, in both dims
+        (nn.Sequential(nn.ConvTranspose2d(1, 1, 1, 2), conv(3, 1, 1)), 2, 1, True),
+    ],
+)  # fmt: skip
+def test_what_follows_positions_that_see_padding_only(model, r, r_min, aligned):
+    last = both_levels(model, (1, 8, 8)).rows[-1]
+    assert (last.r_out, last.r_min, last.aligned) == ((r, r), (r_min, r_min), aligned)
+
+
+def test_a_pooled_axis_has_no_grid_along_the_other_dim():
+    """Once W is averaged, neither padding nor a stride along H or W changes what is known of it."""
+    model = Net(lambda x, a, b, c: c(b(a(x.mean(3, keepdim=True)))), conv(1, 1, 1), conv(3, 2, 1), conv(3, 1, 1))
+    rows = both_levels(model, (1, 8, 8)).rows
+    assert [row.r_out[1] for row in rows] == [8] * 4
+    assert [row.r_min for row in rows] == [row.r_out for row in rows]
+
+
+def test_operands_beside_each_other_go_on_apart():
+    """Of two maps one above the other W keeps its field; only windows over the seam see both along H."""
+    model = Net(lambda x, a, b: b(torch.cat([a(x), a(x)], 2)), conv(1, 1, 2), conv(3, 1, 1))
+    last = both_levels(model, (1, 8, 8)).rows[-1]
+    assert (last.r_min, last.r_out) == ((3, 3), (12, 3))
