@@ -621,7 +621,7 @@ def _add(call: _Call, x: Any, *args: Any, **kwargs: Any) -> Any:
 @_surrogate(
     "eq ne lt le gt ge greater greater_equal less less_equal not_equal isnan isinf isfinite isreal isneginf "
     "logical_and logical_or logical_not logical_xor and or xor invert bitwise_and bitwise_or bitwise_not bitwise_xor "
-    "isclose signbit bool long int to bucketize searchsorted"
+    "isclose signbit bool long int bucketize searchsorted"
 )
 def _compared(call: _Call, *args: Any, **kwargs: Any) -> Any:
     """The real booleans or integers, which remember in secret what they depend on."""
@@ -632,6 +632,17 @@ def _compared(call: _Call, *args: Any, **kwargs: Any) -> Any:
     if shadow is None or result.is_floating_point():
         return shadow if shadow is not None else result
     return call.cast_shadow(result, shadow)
+
+
+@_surrogate("to type_as")
+def _cast(call: _Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The dependence of the first tensor alone, also where the type has no gradient; the second says which type."""
+    result: Tensor = call.real()
+    shadow = call.shadow_of(x)
+    source = x if shadow is None else shadow
+    if result.requires_grad or not source.requires_grad:
+        return result
+    return source.clone() if result.is_floating_point() else call.cast_shadow(result, source.clone())
 
 
 @_surrogate("where")

@@ -103,6 +103,17 @@ def write(v: Traced, new: Field | None) -> None:
         c.version, c.const = v.cell.version, None
 
 
+def _forget_numbers(v: Value) -> None:
+    """Numbers that nobody knows were written to a constant: no tensor on the same storage is known any more."""
+    if not isinstance(v, Traced):
+        v.const = None
+        return
+    v.cell.version += 1
+    above: Traced | None = v
+    while above is not None:
+        above.const, above = None, above.parent
+
+
 def _written(child: Traced, parent: Traced, old: Field | None) -> Field | None:
     """What the parent of a view depends on once the view was written to."""
     if child.back is not None:
@@ -178,6 +189,8 @@ class Schema:
 _VALUE_OPS = frozenset("item _local_scalar_dense is_nonzero equal allclose".split())
 _INDEXED = frozenset(("index", "_unsafe_index"))  # of unknown length only where the index is a boolean mask
 _UNINITIALISED = frozenset("empty empty_like empty_strided new_empty new_empty_strided empty_permuted".split())
+# Of their tensor these take the shape and the type alone: what they make is as well known as a `torch.zeros`.
+_MADE_LIKE = frozenset("zeros_like ones_like full_like new_zeros new_ones new_full".split())
 
 
 @lru_cache(maxsize=4096)
@@ -254,6 +267,27 @@ def _map(a: Any, f: Callable[[Tensor], Any]) -> Any:
     return a
 
 
+def _cast_like(
+    x: Tensor, other: Tensor, non_blocking: bool = False, copy: bool = False, memory_format: Any = None
+) -> tuple[Any, ...]:  # fmt: skip
+    """`x.type_as(other)` and `x.to(other)`: storage-less where one of the two is."""
+    device = other.device if other.is_meta else x.device
+    return torch.ops.aten.to.device, x, device, other.dtype, non_blocking, copy, memory_format
+
+
+# Ops that take only the shape or the type of their second tensor, written without that tensor: (op, its arguments).
+_WITHOUT_OTHER: dict[Any, Callable[..., tuple[Any, ...]]] = {
+    torch.ops.aten.type_as.default: _cast_like,
+    torch.ops.aten.to.other: _cast_like,
+    torch.ops.aten.view_as.default: lambda x, other: (torch.ops.aten.view.default, x, list(other.shape)),
+    torch.ops.aten.reshape_as.default: lambda x, other: (torch.ops.aten.reshape.default, x, list(other.shape)),
+    torch.ops.aten.expand_as.default: lambda x, other: (torch.ops.aten.expand.default, x, list(other.shape)),
+}
+_LOOKS_AT_FIRST_ONLY = frozenset(
+    (Tensor.type_as, Tensor.view_as, Tensor.reshape_as, Tensor.expand_as, Tensor.to, Tensor.resize_as_)
+)
+
+
 def nbytes_of(t: Tensor) -> int:
     return t.numel() * t.element_size()
 
@@ -277,6 +311,10 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         run = self.run
         if run.op is None:
             return run.alone(func, args, kwargs)
+        plainer = _WITHOUT_OTHER.get(func)
+        if plainer is not None:
+            func, *args = plainer(*args, **kwargs)
+            kwargs = {}
         schema = schema_of(func)
         if schema.op in _INDEXED and _by_flags(args):
             args = run.counted(args)
@@ -285,9 +323,10 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.__torch_dispatch__(fill, types, (args[0], args[1][0], args[2]))
         every = list(_tensors((*args, *kwargs.values())))
         vals = [run.value(t) for t in every]
-        touched = any(v.field is not None for v in vals)
+        made_like = schema.op in _MADE_LIKE
+        touched = not made_like and any(v.field is not None for v in vals)
         rule = RULES.get(schema.op) or (elementwise if schema.pointwise else None)
-        if rule is None and (touched or schema.op not in WORK):
+        if rule is None and not made_like and (touched or schema.op not in WORK):
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -495,7 +534,7 @@ class Run(TorchFunctionMode):
         if work is not None and outs:
             self.count(work(tuple(outs[0].shape), *vargs, **vkwargs))
         if not touched:
-            self._constant(func, schema, rule, args, kwargs, vals, vkwargs, vargs, outs)
+            self._constant(func, schema, rule, args, kwargs, vkwargs, vargs, outs)
             return
         written = [self._argument(schema, name, args, kwargs) for name in schema.written]
         written = [_map(w, self.value) for w in written]
@@ -548,17 +587,18 @@ class Run(TorchFunctionMode):
             self.view(t, parent, rule, call, vargs, fields[i], vkwargs, i)
 
     def _constant(
-        self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any, vals: Any, vkwargs: Any, vargs: Any,
-        outs: Any,
-    ) -> None:  # fmt: skip
+        self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any, vkwargs: Any, vargs: Any, outs: Any
+    ) -> None:
         """An op that no input reaches. Small results of known numbers are computed, because masks are structure."""
         consts: list[Any] = []
         small = sum(t.numel() for t in outs) <= _CONST_LIMIT
-        if small and not schema.random and all(v.const is not None for v in vals):
+        every = list(_tensors((*args, *kwargs.values())))
+        known = every if schema.op in _MADE_LIKE else [self.value(t).const for t in every]
+        if small and not schema.random and all(c is not None for c in known):
             if all(not t.is_meta for t in outs):
                 consts = [t.detach() for t in outs]  # not the tensor itself: it holds this value, and would never die
             else:
-                it = iter([v.const for v in vals])
+                it = iter(known)
                 cargs = _map(list(args), lambda _: next(it))
                 ckwargs = {k: _map(v, lambda _: next(it)) for k, v in kwargs.items()}
                 if "device" in schema.names:
@@ -571,7 +611,7 @@ class Run(TorchFunctionMode):
         for name in schema.written:
             for v in _values([_map(self._argument(schema, name, args, kwargs), self.value)]):
                 if not consts:
-                    v.const = None
+                    _forget_numbers(v)
         call = Call(schema.op, tuple(tuple(t.shape) for t in outs))
         if any(a is not None and not a[1] for a in schema.aliases) and rule is not None:
             self.apply(rule, call, vargs, vkwargs)  # a view of a constant may be written to later
@@ -596,13 +636,16 @@ class Run(TorchFunctionMode):
         op = self.op = Event(self.number, self.frame)
         if func in _INDEXING and len(args) > 1:
             args = (args[0], _kept_index(args[1]), *args[2:])
+        elif func is Tensor.to and len(args) > 1 and isinstance(args[1], Tensor):
+            _, x, device, dtype, *_ = _cast_like(args[0], args[1])  # else to where a weight has its storage
+            args = (x, device, dtype, *args[2:])
         short = self.shortcuts.get(func)
         if short is not None:
             result = short(self, op, *args, **kwargs)
             if result is not NotImplemented:
                 self.finish(func, op, (*args, *kwargs.values()) if kwargs else args, result)
                 return result
-        for t in _tensors((*args, *kwargs.values())):
+        for t in _tensors(args[:1] if func in _LOOKS_AT_FIRST_ONLY else (*args, *kwargs.values())):
             v = self.value(t)
             if v.field is not None:
                 op.ins.append((v.shape, v.field))

@@ -1466,6 +1466,32 @@ def _written(x: Tensor, change: Callable[[Tensor], Any]) -> Tensor:
     return torch.cat([y, view], 2)
 
 
+# only the shape or the type of the second tensor counts
+_CENTRE = {"held": lambda: torch.rand(1, 2, 1, 1)}
+for _name in ("type_as", "to"):
+    fn(f"{_name} buffer", lambda x, held, n=_name: getattr(x[:, :, 1:], n)(held), **_CENTRE)
+    fn(f"{_name} of a buffer", lambda x, held, n=_name: F.avg_pool2d(x - getattr(held, n)(x), 3), **_CENTRE)
+    fn(
+        f"{_name} of a count",
+        lambda x, n=_name: torch.where(getattr(torch.arange(9), n)(x.flip(3)) > 3, x[:, :, 1:], x[:, :, :-1]),
+    )
+    fn(f"{_name} of another size", lambda x, n=_name: getattr(x[:, :, 1:], n)(x.mean(2)))
+fn("view_as flipped", lambda x: F.avg_pool1d(x.mean(0).view_as(x.flip(3).flatten(2).view(2, 9, 7)), 2), MAP)
+fn("reshape_as flipped", lambda x: x.permute(0, 1, 3, 2).reshape_as(x.flip(2)), MAP)
+fn("expand_as flipped", lambda x: x.mean(2, keepdim=True).expand_as(x.flip(3)), MAP)
+for _name, _make in (
+    ("new_ones", lambda x: x.new_ones(5, 5)),
+    ("ones_like", lambda x: torch.ones_like(x[0] @ x[0].transpose(0, 1))),
+    ("new_full", lambda x: x.new_full((5, 5), 2.0)),
+    ("full_like", lambda x: torch.full_like(x[0] @ x[0].transpose(0, 1), 1)),
+):
+    fn(
+        f"causal by {_name}",
+        lambda x, make=_make: (x @ x.mT).masked_fill(make(x).triu(1) > 0, -math.inf).softmax(-1) @ x,
+        TOKENS,
+    )
+
+
 # modules and whole networks
 
 

@@ -407,6 +407,55 @@ def test_scripted_code_is_seen(level):
     assert report.approximate_ops == ()
 
 
+# ------------------------------------------------------------------------- of an operand only the shape, or the type
+
+
+@both_levels
+@pytest.mark.parametrize("how", ["type_as", "to"])
+def test_a_cast_is_no_join(level, how):
+    """The other tensor may have any rank; nothing of what it depends on is in the result or in its row."""
+
+    def forward(m, x):
+        y = m.conv(x)
+        mean = getattr(m.mean, how)(x.flip(3))
+        return getattr(y - mean, how)(x.mean()) + getattr(torch.arange(8), how)(y)
+
+    model = Fn(forward, conv=conv(), mean=nn.Buffer(torch.zeros(1, 1, 1, 1)))
+    report = rfcalc.analyze(model, IMAGE, level=level)
+    cast = next(row for row in report.rows if row.op == how)
+    assert (cast.r_in, cast.r_out, report.rf_output) == ((3, 3), (3, 3), (3, 3))
+    assert (report.approximate_ops, report.notes) == ((), ())
+
+
+@both_levels
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda y: y.new_zeros(8, 8).fill_(1).triu(1),
+        lambda y: torch.arange(8).type_as(y)[None] > torch.arange(8).to(y)[:, None],
+        lambda y: torch.ones(8, 8).to(y).triu(1).view_as(y[0]),
+        lambda y: torch.ones(1).expand_as(y[0, 0]).triu(1).reshape_as(y[0]),
+    ],
+)
+def test_what_is_made_in_the_likeness_of_a_tensor_is_a_known_constant(level, mask):
+    def forward(m, x):
+        return (x @ x.mT).masked_fill(mask(x).bool(), float("-inf")).softmax(-1) @ x
+
+    report = rfcalc.analyze(Fn(forward), IMAGE, level=level)
+    assert [report.region(report.rows[-1], (i, 0))[0].exact for i in range(8)] == [(0, i) for i in range(8)]
+
+
+@both_levels
+def test_a_constant_that_is_filled_by_chance_through_a_view_is_not_known(level):
+    def forward(m, x):
+        flags = torch.zeros_like(x)
+        flags[..., :4].uniform_()
+        return torch.where(flags > 0.5, x, x.flip(3))
+
+    row = rfcalc.analyze(Fn(forward), IMAGE, level=level).rows[-1]
+    assert row.r_out == (1, 8)
+
+
 # ------------------------------------------------------------------------------------------- forwards that need values
 
 

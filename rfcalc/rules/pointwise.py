@@ -135,7 +135,7 @@ def keeps_mask(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     return field
 
 
-rule(*"to _to_copy type_as clone contiguous dropout native_dropout detach alias".split())(keeps_mask)
+rule(*"to _to_copy clone contiguous dropout native_dropout detach alias".split())(keeps_mask)
 
 
 @rule("mul", "div")
@@ -156,17 +156,11 @@ def copy(call: Call, x: Value, source: Value, *args: Any, **kwargs: Any) -> Resu
 @rule(
     "fill",
     "zero",
-    "zeros_like",
-    "ones_like",
-    "full_like",
     "empty_like",
     "rand_like",
     "randn_like",
     "randint_like",
-    "new_zeros",
-    "new_ones",
     "new_empty",
-    "new_full",
     "new_empty_strided",
     "uniform",
     "normal",

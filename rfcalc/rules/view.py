@@ -66,7 +66,7 @@ def _back_by_reshape(call: Call, old: Shape, new: Shape) -> None:
     call.write_back = lambda parent, child: child and reshaped(child, new, old)
 
 
-@rule("view", "reshape", "_reshape_alias", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel")
+@rule("view", "reshape", "_reshape_alias", "_unsafe_view", "flatten", "unflatten", "ravel")
 def reshape(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     """The same elements in the same order."""
     old, new = x.shape, call.out[0]
@@ -130,7 +130,7 @@ def _order(op: str, n: int, args: tuple[Any, ...]) -> list[int]:
     return order
 
 
-@rule("expand", "expand_as", "broadcast_to")
+@rule("expand", "broadcast_to")
 def expand(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     return x.field and broadcast(x.field, x.shape, call.out[0])
 
