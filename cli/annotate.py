@@ -115,15 +115,15 @@ def _annotations(
 ) -> list[Annotation | RfcalcError | None]:
     """What annotating does to each file, or why that cannot be told. Their code runs in a process of its own."""
     from rfcalc.config import settings_for
-    from rfcalc.workers import Call, call_all
+    from rfcalc.workers import Job, call_all
 
     answers: dict[Path, Annotation | RfcalcError | None] = {}
-    calls: dict[Path, Call[Annotation | None]] = {}
+    calls: dict[Path, Job[Annotation | None]] = {}
     for file, named in targets.items():
         names = [target.target for target in named]
         try:
             settings = settings_for(file, config=config, flags=flags)
-            calls[file] = Call(", ".join(names), partial(_annotation, file, names, settings))
+            calls[file] = Job(", ".join(names), partial(_annotation, file, names, settings))
         except RfcalcError as error:
             answers[file] = error
     computed = call_all(list(calls.values()), timeout=timeout, debug=debug)
@@ -133,17 +133,17 @@ def _annotations(
 
 def _annotation(file: Path, targets: Sequence[str], settings: Settings) -> Annotation | None:
     """What annotating does to one file; None when it defines no design. Runs its code in this process."""
-    from rfcalc.annotate import Births, annotated, layers_of
+    from rfcalc.annotate import Makers, annotated, comments_on
     from rfcalc.judge import configured, kept_apart
 
     designs = []
     try:
         for target in targets:
-            births = Births(str(file))
+            makers = Makers(str(file))
             with kept_apart():
-                with births.watching():
+                with makers.watching():
                     design = configured(target, settings)
-                designs.append(layers_of(design, births, settings.layout))
+                designs.append(comments_on(design, makers, settings.layout))
     except NoDesignError:
         return None
     try:

@@ -77,15 +77,15 @@ def command(
     network = fitted(design, trained)
     with own_stdout():
         model = network.to(where).to(memory_format=torch.channels_last)
-        told, pixels = _read(images, shape, invert, normal)
+        replies, pixels = _read(images, shape, invert, normal)
         if pixels:
             guesses = iter(answers(model, torch.stack(pixels).to(where), normal, classes=trained.about.classes))
-            told = [one if one.error else dataclasses.replace(one, guesses=next(guesses)) for one in told]
+            replies = [one if one.error else dataclasses.replace(one, guesses=next(guesses)) for one in replies]
     if as_json:
-        emit(answers_json(design.name, trained.place, trained.about, normal, told))
+        emit(answers_json(design.name, trained.place, trained.about, normal, replies))
     elif pixels:
         emit(f"{design.name}, {about_text(trained.about, trained.place)}, {normal_text(normal)}")
-    for one in told:
+    for one in replies:
         if one.error:
             complain(one.error)
             continue
@@ -93,7 +93,7 @@ def command(
             emit(answer_text(one))
         if one.caution:
             complain(f"caution: {one.file}: {one.caution}")
-    return 2 if any(one.error for one in told) else 0
+    return 2 if any(one.error for one in replies) else 0
 
 
 def _read(
@@ -103,13 +103,13 @@ def _read(
     from rfcalc.train.data import read_image
     from rfcalc.train.use import Answer, oddity
 
-    told, pixels = [], []
+    replies, pixels = [], []
     for file in images:
         try:
             image = read_image(file, shape)
         except DataError as error:
-            told.append(Answer(str(file), error=str(error)))
+            replies.append(Answer(str(file), error=str(error)))
             continue
         pixels.append(255 - image if invert else image)
-        told.append(Answer(str(file), caution=oddity(pixels[-1], normal)))
-    return told, pixels
+        replies.append(Answer(str(file), caution=oddity(pixels[-1], normal)))
+    return replies, pixels

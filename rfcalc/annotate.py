@@ -40,7 +40,7 @@ Point = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class Comment:
     """A row of the report that the file is to tell of: its comment, and the end of the expression that makes it.
 
     Rows with the same `maker` are the same layer, called again. `end` is None where the file does not make it.
@@ -53,10 +53,10 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
+class Comments:
     """The layers of one design, and lines of its file: of the code that makes and calls them, and of its classes."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Comment, ...]
     lines: frozenset[int]
 
 
@@ -115,7 +115,7 @@ def comment_of(row: LayerRow, report: Report) -> str:
 
 
 @dataclass
-class Births:
+class Makers:
     """Of every module made while watching, the end of the innermost expression of the file that was at it.
 
     None: no code of this file had a part in it. The modules are kept, so that no id is used twice.
@@ -179,9 +179,9 @@ class Births:
 class _Calls(TorchFunctionMode):
     """Name and end of the expression of every op's call, numbered as in `calls.py`. It changes nothing."""
 
-    def __init__(self, births: Births) -> None:
+    def __init__(self, makers: Makers) -> None:
         super().__init__()
-        self.births = births
+        self.makers = makers
         self.ends: list[tuple[str, Point | None]] = []
         self.lines: set[int] = set()
         self.entered = False
@@ -195,7 +195,7 @@ class _Calls(TorchFunctionMode):
         """None for a call in a module whose forward stands in another file: the file calls that module."""
         own = True
         for frame in _outward(sys._getframe(2)):
-            if self.births.holds(frame):
+            if self.makers.holds(frame):
                 self.lines.add(frame.f_lineno)
                 return _end(frame) if own else None
             own = own and frame.f_code is not nn.Module._call_impl.__code__
@@ -225,17 +225,17 @@ class _Calls(TorchFunctionMode):
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
-def layers_of(design: Design, births: Births, layout: str | None = None) -> Layers:
-    """Analyze a design that was loaded while `births` was watching, and find where its layers are made.
+def comments_on(design: Design, makers: Makers, layout: str | None = None) -> Comments:
+    """Analyze a design that was loaded while `makers` was watching, and find where its layers are made.
 
     Raises the RfcalcErrors of `Design.build` and `analyze`; DesignError for a part of a design (`#sub.module`).
     """
     if design.submodule:
         raise DesignError(f"{design.name}: a part of a design; expected the whole, whose comments count from the input")
-    loaded = births.known()
-    with births.watching():
+    loaded = makers.known()
+    with makers.watching():
         model = design.build()
-    calls = _Calls(births)
+    calls = _Calls(makers)
     try:
         report = analyze(
             calls.follow(model),
@@ -255,19 +255,19 @@ def layers_of(design: Design, births: Births, layout: str | None = None) -> Laye
     root = type(model).__name__.removeprefix("Parametrized")
     numbers = Counter(row.call for row in report.rows)  # scripted ops bear the number of the call before them
 
-    def layer(row: LayerRow) -> Layer:
+    def layer(row: LayerRow) -> Comment:
         comment = comment_of(row, report)
         if row.name.split("#")[0] == row.path or (not row.path and row.op == root):
-            return Layer(row.name, (row.path,), comment, births.end(modules, row.path))
+            return Comment(row.name, (row.path,), comment, makers.end(modules, row.path))
         name, end = calls.ends[row.call] if row.call < len(calls.ends) else ("", None)
         if end is None or name != row.op or numbers[row.call] > 1:
-            return Layer(row.name, (row.name,), comment, births.end(modules, row.path))
-        return Layer(row.name, (row.path, end), comment, end)
+            return Comment(row.name, (row.name,), comment, makers.end(modules, row.path))
+        return Comment(row.name, (row.path, end), comment, end)
 
     # What was made as the file was loaded may be another design's.
-    made = births.known() - loaded | set(map(id, modules.values()))
-    lines = frozenset({*births.lines(made), *births.class_lines(modules.values()), *calls.lines})
-    return Layers(tuple(layer(row) for row in report.rows if row.moves_grid), lines)
+    made = makers.known() - loaded | set(map(id, modules.values()))
+    lines = frozenset({*makers.lines(made), *makers.class_lines(modules.values()), *calls.lines})
+    return Comments(tuple(layer(row) for row in report.rows if row.moves_grid), lines)
 
 
 def _outward(frame: FrameType | None) -> Iterator[FrameType]:
@@ -296,7 +296,7 @@ class _Slot:
     comment: str
 
 
-def annotated(source: bytes, designs: Sequence[Layers]) -> Annotation:
+def annotated(source: bytes, designs: Sequence[Comments]) -> Annotation:
     """The file with true comments behind the layers of its designs, and nothing else changed.
 
     A comment of ours where these designs make no layer is stale within the classes and functions that they run.
@@ -306,7 +306,7 @@ def annotated(source: bytes, designs: Sequence[Layers]) -> Annotation:
         source: the file as it lies on the disk; encoding, line endings and a missing last one are kept.
         designs: the layers of every design in it that is to be annotated.
 
-    >>> net = Layers((Layer("conv", ("conv",), "# N 8->6  J 1  R 3", (1, 24)),), frozenset({1}))
+    >>> net = Comments((Comment("conv", ("conv",), "# N 8->6  J 1  R 3", (1, 24)),), frozenset({1}))
     >>> annotated(b"conv = nn.Conv2d(1, 1, 3)  # the first", [net]).after
     b'conv = nn.Conv2d(1, 1, 3)  # the first  # N 8->6  J 1  R 3'
     """
@@ -314,7 +314,7 @@ def annotated(source: bytes, designs: Sequence[Layers]) -> Annotation:
     text = source.decode(encoding)
     lines = list(io.StringIO(text, newline=""))
     slots = _slots(text, lines)
-    layers: dict[int, dict[int, list[Layer]]] = {}
+    layers: dict[int, dict[int, list[Comment]]] = {}
     elsewhere: dict[str, None] = {}
     for index, one in ((index, layer) for index, design in enumerate(designs) for layer in design.layers):
         if one.end is None:
@@ -340,7 +340,7 @@ def annotated(source: bytes, designs: Sequence[Layers]) -> Annotation:
     return Annotation(source, after, encoding, comments, tuple(changes), tuple(refused), tuple(elsewhere))
 
 
-def _refusal(line: int, designs: Sequence[Sequence[Layer]]) -> Refusal | None:
+def _refusal(line: int, designs: Sequence[Sequence[Comment]]) -> Refusal | None:
     """Why no comment is true of the layers that the designs have at a line; None when one is."""
     for layers in designs:
         makers: dict[tuple[object, ...], str] = {}

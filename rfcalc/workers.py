@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Job(Generic[T]):
     """A function to call in a worker, and the target that it runs. Function and answer travel by pickle."""
 
     target: str
@@ -74,7 +74,7 @@ def judge_all(
 
     The other arguments are those of `call_all`. Raises RfcalcError as it does.
     """
-    calls = [Call(task.target, partial(_judged, task, debug)) for task in tasks]
+    calls = [Job(task.target, partial(_judged, task, debug)) for task in tasks]
     answers = call_all(calls, workers=workers, timeout=timeout, debug=debug, progress=progress)
     return [
         unjudged(task.target, task.settings, str(answer)) if isinstance(answer, RfcalcError) else answer
@@ -88,7 +88,7 @@ def _judged(task: Task, debug: bool) -> Verdict | None:
 
 
 def call_all(
-    calls: Sequence[Call[T]],
+    calls: Sequence[Job[T]],
     *,
     workers: int = 1,
     timeout: float = 60.0,
@@ -108,25 +108,25 @@ def call_all(
     """
     answers: dict[int, T | RfcalcError] = {}
     waiting = deque(range(len(calls)))
-    crew: list[_Worker] = []
+    running: list[_Worker] = []
     if START == "fork" and calls:
         _prepare()
     try:
         while len(answers) < len(calls):
-            while len(crew) < min(workers, len(calls) - len(answers)):
-                crew.append(_Worker(timeout, debug))
-                crew[-1].start()
-            for worker in crew:
+            while len(running) < min(workers, len(calls) - len(answers)):
+                running.append(_Worker(timeout, debug))
+                running[-1].start()
+            for worker in running:
                 if waiting and worker.ready and worker.at is None:
                     at = waiting.popleft()
                     worker.give(at, calls[at])
-            for worker in _stirring(crew):
+            for worker in _heard_from(running):
                 number = worker.at
                 if worker.hears():
                     if number is not None:
                         answers[number] = worker.answer
                 elif worker.lost:
-                    crew.remove(worker)
+                    running.remove(worker)
                     overdue, how = worker.overdue, worker.end()
                     if not worker.ready:
                         raise RfcalcError(f"a worker could not start: {how}")
@@ -137,12 +137,12 @@ def call_all(
             if progress is not None:
                 progress(len(answers))
     finally:
-        for worker in crew:
+        for worker in running:
             worker.kill()
     return [answers[number] for number in range(len(calls))]
 
 
-def _unanswered(call: Call[Any], how: str) -> RfcalcError:
+def _unanswered(call: Job[Any], how: str) -> RfcalcError:
     """What stands for the answer of a call that came to none of its own."""
     return RfcalcError(f"{call.target}: {how}")
 
@@ -175,7 +175,7 @@ class _Worker:
         self.process.start()
         self._theirs.close()
 
-    def give(self, number: int, call: Call[Any]) -> None:
+    def give(self, number: int, call: Job[Any]) -> None:
         self.at, self.deadline = number, time.monotonic() + self.timeout
         with contextlib.suppress(OSError):  # it has died since: that will be noticed
             self.channel.sendall(pickle.dumps(call))
@@ -239,12 +239,12 @@ class _Worker:
         self.channel.close()
 
 
-def _stirring(crew: Sequence[_Worker]) -> list[_Worker]:
+def _heard_from(running: Sequence[_Worker]) -> list[_Worker]:
     """Those that say something, have died or are overdue; waits until one does."""
-    deadline = min(worker.deadline for worker in crew)
+    deadline = min(worker.deadline for worker in running)
     limit = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-    ready = set(wait([end for worker in crew for end in (worker.channel, worker.process.sentinel)], limit))
-    return [w for w in crew if w.channel in ready or w.process.sentinel in ready or w.overdue]
+    ready = set(wait([end for worker in running for end in (worker.channel, worker.process.sentinel)], limit))
+    return [w for w in running if w.channel in ready or w.process.sentinel in ready or w.overdue]
 
 
 # --- the worker's side ---------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def _work(channel: socket.socket, debug: bool) -> None:
     with contextlib.suppress(EOFError, OSError):
         _say(channel, None)
         while True:
-            call: Call[Any] = pickle.load(calls)
+            call: Job[Any] = pickle.load(calls)
             answer: Any
             try:
                 answer = call.function()

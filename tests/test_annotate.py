@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfcalc.annotate import Births, Layer, Layers, annotated, layers_of
+from rfcalc.annotate import Comment, Comments, Makers, annotated, comments_on
 from rfcalc.design import load_design, real_path
 from rfcalc.errors import DesignError
 
@@ -28,7 +28,7 @@ INPUT_SHAPE = (1, 16, 16)
 """
 EVERY_LINE = frozenset(range(1000))
 # A design that makes no layer and runs every line: every comment of ours is stale.
-NOTHING = [Layers((), EVERY_LINE)]
+NOTHING = [Comments((), EVERY_LINE)]
 
 
 def annotate(*targets):
@@ -36,10 +36,10 @@ def annotate(*targets):
     file = real_path(targets[0].partition(":")[0])
     designs = []
     for target in targets:
-        births = Births(str(file))
-        with births.watching():
+        makers = Makers(str(file))
+        with makers.watching():
             design = load_design(target)
-        designs.append(layers_of(design, births))
+        designs.append(comments_on(design, makers))
     return annotated(file.read_bytes(), designs)
 
 
@@ -663,14 +663,14 @@ def test_whatever_stands_around(lines, wanted, ending, final):
     tree = ast.parse(source)
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
     layers = [
-        Layer(str(i), (i,), comment, (call.end_lineno, call.end_col_offset))
+        Comment(str(i), (i,), comment, (call.end_lineno, call.end_col_offset))
         for i, (call, comment) in enumerate(zip(calls, wanted, strict=False))
         if comment is not None
     ]
-    found = annotated(source, [Layers(tuple(layers), EVERY_LINE)])
+    found = annotated(source, [Comments(tuple(layers), EVERY_LINE)])
     assert ast.dump(ast.parse(found.after), include_attributes=True) == ast.dump(tree, include_attributes=True)
     assert found.comments == len(layers)
-    assert annotated(found.after, [Layers(tuple(layers), EVERY_LINE)]).changes == ()
+    assert annotated(found.after, [Comments(tuple(layers), EVERY_LINE)]).changes == ()
     bare, bare_before = (annotated(content, NOTHING).after.decode() for content in (found.after, source))
     assert [line.rstrip(" ") for line in bare.split(ending)] == [line.rstrip(" ") for line in bare_before.split(ending)]
     after = found.after.decode().replace(ending, "\n").split("\n")

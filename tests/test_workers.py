@@ -16,7 +16,7 @@ from rfcalc.design import load_design
 from rfcalc.errors import DesignError, RfcalcError
 from rfcalc.gate import Budget
 from rfcalc.judge import judge
-from rfcalc.workers import Call, Task, call_all, judge_all
+from rfcalc.workers import Job, Task, call_all, judge_all
 
 NET = """
     from torch import nn
@@ -67,7 +67,7 @@ def test_any_function_is_called():
         partial(time.sleep, 600),
         partial(pow, 2, 6),
     ]
-    answers = call_all([Call("it", function) for function in functions], timeout=3)
+    answers = call_all([Job("it", function) for function in functions], timeout=3)
     assert [answers[0], answers[-1]] == [32, 64]
     assert [type(answer) for answer in answers[1:-1]] == [DesignError, RfcalcError, RfcalcError, RfcalcError]
     beginnings = ["nat.py: no such file", "it: raised ZeroDivisionError: ", "it: its process ended with exit code 3"]
@@ -77,7 +77,7 @@ def test_any_function_is_called():
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_the_traceback_of_what_a_call_raises(capfd, debug):
-    call_all([Call("it", partial(divmod, 1, 0))], debug=debug)
+    call_all([Job("it", partial(divmod, 1, 0))], debug=debug)
     assert ("Traceback" in capfd.readouterr().err) == debug
 
 

@@ -68,7 +68,7 @@ class DataSet:
     std: tuple[float, ...]
 
     @property
-    def ground(self) -> float:
+    def background(self) -> float:
         """What the training images lie on, 0..255: the median of their outermost pixels."""
         return float(ring(self.train.images).median())
 

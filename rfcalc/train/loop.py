@@ -31,7 +31,7 @@ from rfcalc.errors import ForwardError, InputError, NotFiniteError, RfcalcError
 from rfcalc.train.augment import apply, draw
 from rfcalc.train.data import DataSet, Split, normalise
 from rfcalc.train.optim import BY_BATCH, Choice, build, build_schedule, shares
-from rfcalc.train.quick import quicken
+from rfcalc.train.quick import fuse
 from rfcalc.train.recipe import Recipe
 
 _EVALUATED = 500
@@ -40,7 +40,7 @@ _CHECKED = 32
 """Steps between looks for a loss that is not finite. On a GPU a look waits for it, so there is one at the end."""
 _TRIED = 64
 """Images on which a network is tried before training: enough for the statistics of a norm."""
-_TOLD = 0.1
+_REPORT_EVERY = 0.1
 """Seconds at least between two calls of `on_batch`."""
 _FINITE = "expected a finite loss: try a smaller learning rate"
 
@@ -167,14 +167,14 @@ def train(
     """
     if state is not None and torch.get_num_threads() != state.threads:
         torch.set_num_threads(state.threads)
-    run = _Run(build_model, recipe.fitted(data).to(device), recipe, seed, device, amp)
+    run = _Training(build_model, recipe.fitted(data).to(device), recipe, seed, device, amp)
     if state is not None:
         run.restore(state)
     while run.epoch < recipe.epochs:
         yield run.train_epoch(on_batch), run.state()
 
 
-class _Run:
+class _Training:
     """One training: everything that changes from step to step. Its state is made of `State`'s fields."""
 
     def __init__(
@@ -190,7 +190,7 @@ class _Run:
             torch.manual_seed(seed)
             self.model = build_model().to(self.device).to(memory_format=torch.channels_last)
             if device == "cpu":
-                quicken(self.model)
+                fuse(self.model)
             require_trainable(self.model, data)
         self.sizes = _batch_sizes(len(data.train), recipe.batch_size)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema else None
@@ -277,7 +277,7 @@ class _Run:
         losses = torch.zeros(len(self.sizes), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         used: list[tuple[float | Tensor, float]] = []
-        told = time.monotonic()
+        reported = time.monotonic()
         for step, (rows, drawn) in enumerate(batches):
             used.append(_rate_and_momentum(self.optimizers[0]))
             loss, hits = self.step(rows, drawn)
@@ -289,13 +289,13 @@ class _Run:
                     schedule.step()
             if self.device.type == "cpu" and step % _CHECKED == 0:
                 self._require_finite(losses[: step + 1].tolist())
-            if on_batch and (time.monotonic() - told >= _TOLD or step + 1 == len(self.sizes)):
+            if on_batch and (time.monotonic() - reported >= _REPORT_EVERY or step + 1 == len(self.sizes)):
                 seen = self.sizes[: step + 1]
                 loss_so_far = _mean(losses[: step + 1].tolist(), seen)
                 on_batch(
                     Progress(self.seed, self.epoch, step + 1, len(self.sizes), sum(seen), loss_so_far, int(correct))
                 )
-                told = time.monotonic()
+                reported = time.monotonic()
         values = losses.tolist()
         self._require_finite(values)
         return values, correct, used

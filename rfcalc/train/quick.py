@@ -3,7 +3,7 @@
 A small network's step is bound by memory and by random numbers rather than by arithmetic: nearly half of it went into
 a number for every element, of which 97 of 100 said "keep", and every pass over the activations counts.
 
->>> quicken(model)                                                                               # doctest: +SKIP
+>>> fuse(model)                                                                               # doctest: +SKIP
 
 Names, weights and evaluation stay what they are; training computes the same but for rounding and for what is drawn.
 Second derivatives are refused.
@@ -25,7 +25,7 @@ _RARE = 0.2
 """Up to this probability the gaps between dropped elements are the cheaper way."""
 
 
-def quicken(model: nn.Module) -> None:
+def fuse(model: nn.Module) -> None:
     """Give every plain nn.Dropout and nn.Sequential of the model, in place, the class here that does its work."""
     for module in model.modules():
         if type(module) is nn.Dropout and not module.inplace:

@@ -77,9 +77,9 @@ class Recipe:
         return replace(data, mean=self.mean, std=self.std)
 
     def on(self, data: DataSet) -> Recipe:
-        """The recipe with what moves in at the borders of the images like the ground that they lie on."""
-        ground = data.ground
-        return replace(self, augmentation=tuple(replace(stage, fill=ground) for stage in self.augmentation))
+        """The recipe with what moves in at the borders of the images like the background that they lie on."""
+        background = data.background
+        return replace(self, augmentation=tuple(replace(stage, fill=background) for stage in self.augmentation))
 
 
 # --- to and from plain values --------------------------------------------------------------------------------

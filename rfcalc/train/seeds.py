@@ -87,23 +87,23 @@ def train_seeds(
         )
         for seed in seeds
     ]
-    crew: dict[Connection, tuple[int, BaseProcess]] = {}
+    running: dict[Connection, tuple[int, BaseProcess]] = {}
     try:
-        while waiting or crew:
-            begun = [(_hire(job.seed, crew), job) for job in waiting[: workers - len(crew)]]
+        while waiting or running:
+            begun = [(_start(job.seed, running), job) for job in waiting[: workers - len(running)]]
             del waiting[: len(begun)]
             for new, job in begun:
-                with _told_if_dead(*crew[new]):
+                with _told_if_dead(*running[new]):
                     new.send(job)
-            for line in wait(list(crew)):
+            for line in wait(list(running)):
                 assert isinstance(line, Connection)
-                seed, process = crew[line]
+                seed, process = running[line]
                 with _told_if_dead(seed, process):
                     news = line.recv()
                 if news is None:
                     process.join()
                     line.close()
-                    del crew[line]
+                    del running[line]
                 elif isinstance(news, Progress):
                     if on_batch:
                         on_batch(news)
@@ -113,7 +113,7 @@ def train_seeds(
                     epoch, packed = news
                     yield seed, epoch, _unpacked(packed)
     finally:
-        for line, (_, process) in crew.items():
+        for line, (_, process) in running.items():
             process.kill()
             process.join()
             line.close()
@@ -134,15 +134,15 @@ class _Job:
     threads: int
 
 
-def _hire(seed: int, crew: dict[Connection, tuple[int, BaseProcess]]) -> Connection:
-    """Start a process of the crew. Its job comes over the line: started with it, the process would have to be waited
-    for, and could not be ended meanwhile."""
+def _start(seed: int, running: dict[Connection, tuple[int, BaseProcess]]) -> Connection:
+    """Start a process. Its job comes over the line: started with it, the process would have to be waited for, and
+    could not be ended meanwhile."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs,), daemon=True)
     with _without_interrupts():
         process.start()
-        crew[ours] = (seed, process)
+        running[ours] = (seed, process)
     theirs.close()  # else the line would never end
     return ours
 

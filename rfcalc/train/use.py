@@ -37,7 +37,7 @@ _KINDS: tuple[Weights, ...] = ("raw", "ema")
 _LISTS = ("input_shape", "mean", "std", "classes")
 """What is written as JSON beside weights; the rest as it is."""
 _BETWEEN = (0.35, 0.65)
-"""A mean grey that tells neither of dark nor of bright ground."""
+"""A mean grey that tells neither of dark nor of bright background."""
 
 
 @dataclass(frozen=True)
@@ -410,25 +410,31 @@ def _probabilities(outputs: Tensor) -> Tensor:
 
 
 def oddity(image: Tensor, normal: Normal) -> str | None:
-    """Why an answer on a uint8 image [C, H, W] is not to be relied on: it is empty, or its ground is unlike training's.
+    """Why an answer on a uint8 image [C, H, W] is not to be relied on: it is empty, or lies on another background.
 
-    Training images whose mean is dark lie on dark ground, those whose mean is bright on bright; what is between says
-    nothing. The ground of an image is the median of its border. Only grey images are looked at for it.
+    Training images whose mean is dark lie on a dark background, those whose mean is bright on a bright one; what is
+    between says nothing. The background of an image is the median of its border. Only grey images are looked at for it.
     """
     if image.max() == image.min():
         return "it is of one colour (what is transparent counts as its colour); expected something on it"
-    ground, mean = border(image), normal.mean[0]
+    background, mean = border(image), normal.mean[0]
     dark = mean < _BETWEEN[0]
-    if len(normal.mean) != 1 or not (dark or mean > _BETWEEN[1]) or (ground <= mean if dark else ground >= mean):
+    if (
+        len(normal.mean) != 1
+        or not (dark or mean > _BETWEEN[1])
+        or (background <= mean if dark else background >= mean)
+    ):
         return None
     unlike = "brighter" if dark else "darker"
     hint = ""
     if dark:
         wanted = (
-            "if it is ink on paper, try --invert" if ground > 0.5 else "raise its contrast until the ground is plain"
+            "if it is ink on paper, try --invert"
+            if background > 0.5
+            else "raise its contrast until the background is plain"
         )
         hint = f"; {wanted}"
-    return f"its border ({ground:.2f} of 1) is {unlike} than the training images on average ({mean:.2f}){hint}"
+    return f"its border ({background:.2f} of 1) is {unlike} than the training images on average ({mean:.2f}){hint}"
 
 
 def border(image: Tensor) -> float:

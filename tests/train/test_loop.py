@@ -121,13 +121,13 @@ def test_the_loop_written_out_by_hand(data):
 
 def test_the_average_written_out_by_hand(data, monkeypatch):
     seen = []
-    average = loop._Run._average
+    average = loop._Training._average
 
     def spy(self, step):
         average(self, step)
         seen.append((step, copy.deepcopy(self.model.state_dict())))
 
-    monkeypatch.setattr(loop._Run, "_average", spy)
+    monkeypatch.setattr(loop._Training, "_average", spy)
     recipe = dataclasses.replace(PLAIN, ema=0.3)
     found = run(data, recipe)
     torch.manual_seed(1)
@@ -229,7 +229,7 @@ def test_a_last_batch_of_one_image_is_left_out(data, count, sizes):
 
 
 def test_progress_is_told(data, monkeypatch):
-    monkeypatch.setattr(loop, "_TOLD", 0)
+    monkeypatch.setattr(loop, "_REPORT_EVERY", 0)
     told = []
     epochs = run(data, on_batch=told.append)
     assert [(one.epoch, one.step, one.images) for one in told[:8]] == [

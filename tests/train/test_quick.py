@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from rfcalc.train.quick import FusedSequential, SparseDropout, _stretch, quicken
+from rfcalc.train.quick import FusedSequential, SparseDropout, _stretch, fuse
 
 
 def dropped(p, x, seed=0):
@@ -85,7 +85,7 @@ def test_only_plain_dropout_is_quickened():
         pass
 
     model = nn.Sequential(nn.Dropout(0.1), nn.Dropout2d(0.1), Own(0.1), nn.Dropout(0.1, inplace=True))
-    quicken(model)
+    fuse(model)
     assert [type(layer) for layer in model] == [SparseDropout, nn.Dropout2d, Own, nn.Dropout]
     assert model[0].p == 0.1
 
@@ -140,7 +140,7 @@ def test_a_fused_sequence_computes_what_its_modules_do(names, layout):
     for norm in (module for module in plain if isinstance(module, nn.BatchNorm2d)):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
-    quicken(plain)
+    fuse(plain)
     fused = copy.deepcopy(plain)
     assert type(fused) is FusedSequential
     x, weigh = torch.randn(5, 4, 8, 8).double().contiguous(memory_format=layout), torch.randn(5, 4, 8, 8).double()
@@ -154,7 +154,7 @@ def test_a_fused_sequence_computes_what_its_modules_do(names, layout):
 
 
 def stretches(*modules):
-    quicken(sequence := nn.Sequential(*modules))
+    fuse(sequence := nn.Sequential(*modules))
     return [found for at in range(len(modules)) if (found := _stretch(list(sequence), at))]
 
 
@@ -215,12 +215,12 @@ def test_own_classes_are_left_alone():
         pass
 
     assert stretches(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), _Own()) == []
-    quicken(own := Own(nn.Conv2d(4, 4, 1)))
+    fuse(own := Own(nn.Conv2d(4, 4, 1)))
     assert type(own) is Own
 
 
 def test_a_gradient_that_others_hold_stays_as_it_is():
-    quicken(sequence := nn.Sequential(nn.BatchNorm2d(4), nn.Dropout(0.2)))
+    fuse(sequence := nn.Sequential(nn.BatchNorm2d(4), nn.Dropout(0.2)))
     x = torch.randn(5, 4, 8, 8, requires_grad=True)
     given = torch.randn(5, 4, 8, 8)
     before, version = given.clone(), given._version
@@ -230,7 +230,7 @@ def test_a_gradient_that_others_hold_stays_as_it_is():
 
 
 def test_a_residual_that_adds_in_place():
-    quicken(sequence := nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2)))
+    fuse(sequence := nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2)))
     y = sequence(x := torch.randn(5, 4, 8, 8))
     y += x
     y.sum().backward()
@@ -238,7 +238,7 @@ def test_a_residual_that_adds_in_place():
 
 
 def test_a_norm_says_itself_what_it_cannot_take():
-    quicken(sequence := nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
+    fuse(sequence := nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         sequence(torch.ones(1, 4, 1, 1))
     with pytest.raises(ValueError, match="expected 4D input"):
@@ -249,12 +249,12 @@ def test_a_norm_says_itself_what_it_cannot_take():
 
 
 def test_the_input_by_its_name():
-    quicken(sequence := nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()))
+    fuse(sequence := nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()))
     assert sequence(input=torch.ones(2, 4, 3, 3)).shape == (2, 4, 3, 3)
 
 
 def test_second_derivatives_are_refused():
-    quicken(sequence := nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
+    fuse(sequence := nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
     x = torch.randn(2, 4, 5, 5, requires_grad=True)
     (gradient,) = torch.autograd.grad((sequence(x) ** 2).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -262,7 +262,7 @@ def test_second_derivatives_are_refused():
 
 
 def test_mixed_precision():
-    quicken(sequence := nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Dropout(0.2)))
+    fuse(sequence := nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Dropout(0.2)))
     x = torch.randn(5, 4, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         torch.manual_seed(1)

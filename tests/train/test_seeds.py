@@ -197,19 +197,19 @@ def test_ctrl_c_while_processes_start(write_design, seconds):
 
 
 def test_processes_end_when_nobody_listens(write_design, data, monkeypatch):
-    crews, hire = [], module._hire
+    started, start = [], module._start
 
-    def spy(seed, crew):
-        line = hire(seed, crew)
-        crews.append(crew[line][1])
+    def spy(seed, running):
+        line = start(seed, running)
+        started.append(running[line][1])
         return line
 
-    monkeypatch.setattr(module, "_hire", spy)
+    monkeypatch.setattr(module, "_start", spy)
     results = train_seeds(design(write_design), data, dataclasses.replace(RECIPE, epochs=99), seeds=(1, 2), workers=2)
     next(results)
-    assert crews[0].is_alive()
+    assert started[0].is_alive()
     results.close()
-    assert not any(process.is_alive() for process in crews)
+    assert not any(process.is_alive() for process in started)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -217,14 +217,14 @@ def test_processes_end_with_a_parent_that_was_killed(write_design, data, monkeyp
     net, told = design(write_design), Path("workers").absolute()
     child = os.fork()
     if not child:
-        hire = module._hire
+        start = module._start
 
-        def spy(seed, crew):
-            line = hire(seed, crew)
-            told.write_text(" ".join(str(process.pid) for _, process in crew.values()))
+        def spy(seed, running):
+            line = start(seed, running)
+            told.write_text(" ".join(str(process.pid) for _, process in running.values()))
             return line
 
-        monkeypatch.setattr(module, "_hire", spy)
+        monkeypatch.setattr(module, "_start", spy)
         for _ in train_seeds(net, data, dataclasses.replace(RECIPE, epochs=10**6), seeds=(1, 2), workers=2):
             os.kill(os.getpid(), signal.SIGKILL)
         os._exit(1)
