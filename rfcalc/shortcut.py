@@ -99,7 +99,7 @@ def _inside(run: Run, op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 shortcut(*_named(
-    "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh sigmoid logsigmoid tanh "
+    "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh sigmoid tanh "
     "softplus softsign exp log sqrt rsqrt abs neg square sin cos erf"
 ))(_unary)  # fmt: skip
 shortcut(*_named("relu_ relu6_ leaky_relu_ elu_ silu_ hardswish_ sigmoid_ tanh_ hardtanh_"))(_inside)
@@ -159,7 +159,7 @@ def _binary(rule_name: str, inplace: bool) -> Shortcut:
         if inplace:
             write(va, field)  # type: ignore[arg-type]
             return a
-        out = _meta(shape, a)
+        out = _meta(shape, a) if a.is_contiguous() else torch.empty_like(a)
         run.new(out, field)  # type: ignore[arg-type]
         return out
 
@@ -191,7 +191,9 @@ def conv(
         return NotImplemented
     v = run.value(x)
     shape = weight.shape
-    if v.field is None or len(v.shape) != len(shape) or x.dtype is not weight.dtype or not x.is_contiguous():
+    if v.field is None or len(v.shape) != len(shape) or x.dtype is not weight.dtype or not _lies_plainly(x, v.shape):
+        return NotImplemented
+    if not weight.is_contiguous():
         return NotImplemented
     if id(weight) not in run.params and run.value(weight).field is not None:
         return NotImplemented
@@ -206,6 +208,11 @@ def conv(
     field = RULES[name](call, v, Value(shape), bias, stride, padding, dilation, groups)
     run.count(macs)
     return _out(run, op, x, v, call, field)  # type: ignore[arg-type]
+
+
+def _lies_plainly(x: Tensor, shape: Shape) -> bool:
+    """Contiguous, and with one channel not of the strides that torch takes for channels last."""
+    return x.is_contiguous() and (shape[1] != 1 or x.stride(1) != 1 or shape[2:] == (1,) * (len(shape) - 2))
 
 
 def _hashable(sizes: Any) -> Any:
@@ -311,7 +318,7 @@ def batch_norm(
     if type(x) is not Tensor or training:
         return NotImplemented
     v = run.value(x)
-    if v.field is None or len(v.shape) < 2 or running_mean is None:
+    if v.field is None or len(v.shape) < 2 or running_mean is None or not x.is_contiguous():
         return NotImplemented
     channels = v.shape[1]
     for t in (running_mean, running_var, weight, bias):
@@ -428,7 +435,8 @@ def sdpa(
     field = RULES[call.op](call, q, k, v, mask, 0.0, is_causal)
     run.count(WORK[call.op](call.out[0], q, k, v))
     op.ins += [(x.shape, x.field) for x in (q, k, v, mask) if x is not None and x.field is not None]
-    out = _meta(call.out[0], query)
+    as_query = q.shape == call.out[0] and not query.is_contiguous() and query.stride(-1) == 1
+    out = torch.empty_like(query) if as_query else _meta(call.out[0], query)
     run.new(out, field)  # type: ignore[arg-type]
     return out
 

@@ -7,6 +7,7 @@ one per torch-function call (see `calls.py`). This file knows no tables and prin
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from operator import itemgetter
+from sys import _getframe, getrefcount
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .calls import call_name, is_query
 from .field import Field, Shape, TooLargeError, everything, join
+from .layout import as_on_cpu
 from .rules import RULES, Call, Value, Window, elementwise, unknown
 from .rules.work import WORK
 
@@ -34,6 +37,13 @@ _mode_at = torch._C._get_function_stack_at
 _CONST_LIMIT = 1 << 22  # larger constants are not structure
 _KEY = "_rfcalc_value"
 PLAIN = frozenset((Tensor, nn.Parameter))
+
+
+def _held() -> int:
+    return getrefcount(_getframe())
+
+
+_HELD = _held()  # references to a running frame that nothing else holds
 
 
 class NeedsValuesError(Exception):
@@ -64,6 +74,11 @@ class Cell:
 
     def __del__(self) -> None:
         self.ledger.live -= self.nbytes
+
+    def release(self) -> None:
+        """Count no more: the call that needed it is over, whoever still holds the tensor."""
+        self.ledger.live -= self.nbytes
+        self.nbytes = 0
 
 
 class Traced(Value):
@@ -335,7 +350,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return run.read(func, schema, args, kwargs, every, vals)
         run.guard(schema, func, args, kwargs)
         margs, mkwargs = run.placed(func, args, kwargs, every)
-        result = func(*margs, **mkwargs)
+        result = as_on_cpu(schema.op, margs, func(*margs, **mkwargs))
         run.settle(func, schema, rule, args, kwargs, vals, touched, result)
         if margs is not args and result is not None and schema.written:
             return _returned(schema, args, kwargs, result)
@@ -349,6 +364,14 @@ def _returned(schema: Schema, args: Any, kwargs: Any, result: Any) -> Any:
         return result
     i = schema.names.index(alias[0])
     return args[i] if i < len(args) else kwargs[alias[0]]
+
+
+def shares_storage(a: Tensor, b: Tensor) -> bool:
+    """Does a write to one reach the other? Layouts without one storage are taken to, as their op's schema says."""
+    try:
+        return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return False
 
 
 class Layer(NamedTuple):
@@ -393,6 +416,7 @@ class Run(TorchFunctionMode):
         self.saved: list[tuple[Tensor, Tensor]] = []
         self.marked: list[Tensor] = []
         self.failed: dict[str, str] = {}
+        self.made: list[Cell] = []  # within one call of a torch function that its shortcut left to torch
 
     # -- values
 
@@ -450,8 +474,24 @@ class Run(TorchFunctionMode):
         v = Traced(tuple(t.shape), field, parent.cell)
         v.parent = parent
         v.replay = _replay(rule, call, vargs, vkwargs or {}, parent, i)
-        v.back = (call.write_backs[i] if call.write_backs else call.write_back) or _identity_back(parent, t)
+        v.back = (call.write_backs[i] if call.write_backs else call.write_back) or _identity_back(rule)
         self.attach(t, v)
+
+    def make(self, t: Tensor, field: Field | None, const: Any = None) -> Traced:
+        """`new` for what torch made: the storage counts after this call only if its caller gets to see it."""
+        v = self.new(t, field, const)
+        self.made.append(v.cell)
+        return v
+
+    def drop_inner(self, seen: Iterator[Tensor]) -> None:
+        """A call of a torch function is over: what it made for itself is dead, whichever frame still holds it."""
+        if not self.made:
+            return
+        kept = {id(v.cell) for t in seen if (v := t.__dict__.get(_KEY)) is not None}
+        for cell in self.made:
+            if id(cell) not in kept:
+                cell.release()
+        self.made = []
 
     # -- the world outside
 
@@ -510,7 +550,7 @@ class Run(TorchFunctionMode):
             consts = iter([v.const for v in vals])
             result = func(*_map(list(args), lambda _: next(consts)), **kwargs)
             for t in _tensors([result]):
-                self.new(t, None, t.detach())
+                self.make(t, None, t.detach())
             return result
         if any(t.is_meta for t in every):
             raise NeedsValuesError(f"`{schema.op}` asks for numbers")
@@ -543,7 +583,7 @@ class Run(TorchFunctionMode):
         fields = self.apply(rule, call, vargs, vkwargs)
         if call.window is not None and self.op is not None:
             self.op.windows.append(call.window)
-        self._bind(schema, rule, call, vargs, vkwargs, outs, fields, written)
+        self._bind(schema, rule, call, args, kwargs, vargs, vkwargs, outs, fields, written)
 
     def apply(self, rule: Any, call: Call, vargs: Any, vkwargs: Any) -> tuple[Field | None, ...]:
         """The rule's fields, one per output. A rule that fails on its arguments is treated as no rule, and named."""
@@ -562,7 +602,8 @@ class Run(TorchFunctionMode):
         return vargs[i] if i < len(vargs) else vkwargs.get(name)
 
     def _bind(
-        self, schema: Schema, rule: Any, call: Call, vargs: Any, vkwargs: Any, outs: Any, fields: Any, written: Any
+        self, schema: Schema, rule: Any, call: Call, args: Any, kwargs: Any, vargs: Any, vkwargs: Any, outs: Any,
+        fields: Any, written: Any,
     ) -> None:  # fmt: skip
         for v, f in zip(_values(written), _cycled(fields), strict=False):
             if f is not v.field:  # relu_ and the like leave the dependence as it is
@@ -572,19 +613,24 @@ class Run(TorchFunctionMode):
             alias = schema.aliases[0 if many else i] if i < len(schema.aliases) or many else None
             if alias is not None and alias[1]:
                 continue  # the written argument itself
-            if alias is None:
-                if _KEY not in t.__dict__ and id(t) not in self.known:
-                    self.new(t, fields[i])
-                continue
-            parent = self._argument(schema, alias[0], vargs, vkwargs)
-            if id(t) in self.known:
-                continue
-            if t.__dict__.get(_KEY) is parent:
+            if _KEY in t.__dict__ or id(t) in self.known:
                 continue  # `contiguous` and `to` may give back their argument
-            if not isinstance(parent, Traced):
-                self.new(t, fields[i])
+            source = self._source(schema, alias, args, kwargs, t)
+            parent = None if source is None else self.value(source)
+            if source is None or not isinstance(parent, Traced):
+                self.make(t, fields[i])  # made anew: `reshape` and the like had to copy
                 continue
             self.view(t, parent, rule, call, vargs, fields[i], vkwargs, i)
+
+    def _source(self, schema: Schema, alias: Any, args: Any, kwargs: Any, t: Tensor) -> Tensor | None:
+        """The argument whose storage a result shares: its schema says where it may, only torch knows if it does."""
+        if alias is None:  # some composite ops do not tell: `broadcast_tensors`
+            every = _tensors((*args, *kwargs.values()))
+            return next((a for a in every if type(t) in PLAIN and shares_storage(a, t)), None)
+        source: Tensor = self._argument(schema, alias[0], args, kwargs)
+        if type(t) not in PLAIN or t.layout is not torch.strided or source.is_meta is not t.is_meta:
+            return source
+        return source if shares_storage(source, t) else None
 
     def _constant(
         self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any, vkwargs: Any, vargs: Any, outs: Any
@@ -615,7 +661,7 @@ class Run(TorchFunctionMode):
         call = Call(schema.op, tuple(tuple(t.shape) for t in outs))
         if any(a is not None and not a[1] for a in schema.aliases) and rule is not None:
             self.apply(rule, call, vargs, vkwargs)  # a view of a constant may be written to later
-        self._bind(schema, rule, call, vargs, vkwargs, outs, (None,) * len(outs), ())
+        self._bind(schema, rule, call, args, kwargs, vargs, vkwargs, outs, (None,) * len(outs), ())
         for t, c in zip(outs, consts, strict=False):
             v = t.__dict__.get(_KEY)
             if v is not None:
@@ -657,6 +703,9 @@ class Run(TorchFunctionMode):
         for t in _tensors([result]):
             if type(t) not in PLAIN:
                 self._adopt(func, op, t)
+        if getrefcount(_getframe()) > _HELD:
+            gc.collect(0)  # what holds a frame of torch's holds those that called it, down to the forward's own
+        self.drop_inner(_tensors((result, *args, *kwargs.values())))
         self.record(func, op, result if result is not None else args[0] if args else None)
         self.op = None
         return result
@@ -665,7 +714,7 @@ class Run(TorchFunctionMode):
         """A tensor of a class of its own: torch has wrapped what an op made, and the field was lost on the way."""
         if op.ins and _KEY not in t.__dict__ and id(t) not in self.known:
             name = f"{call_name(func)} of {type(t).__name__}"
-            self.new(t, join([everything(field, name) for _, field in op.ins]))
+            self.make(t, join([everything(field, name) for _, field in op.ins]))
 
     def finish(self, func: Any, op: Event, args: Sequence[Any], result: Any) -> None:
         """Close an op that a shortcut answered."""
@@ -682,6 +731,8 @@ class Run(TorchFunctionMode):
         op.ins = [(v.shape, v.field) for t in _tensors(args) if (v := self.value(t)).field is not None]
         with self.dispatch:
             result = func(*args, **kwargs)
+        if getrefcount(_getframe()) > _HELD:
+            gc.collect(0)
         self.op = None
         self.record(getattr(func, "overloadpacket", func), op, result)
         return result
@@ -735,9 +786,16 @@ def _replay(rule: Any, call: Call, vargs: Any, vkwargs: Any, parent: Traced, i: 
     return replay
 
 
-def _identity_back(parent: Traced, t: Tensor) -> Any:
-    """detach, alias, contiguous: the view is the whole parent."""
-    return (lambda old, new: new) if parent.shape == tuple(t.shape) else None
+def _identity_back(rule: Any) -> Any:
+    """detach, alias, contiguous: the view is the whole parent. Real and imaginary parts: half of every element."""
+    if rule is RULES["alias"]:
+        return lambda old, new: new
+    return _either if rule is RULES["real"] else None
+
+
+def _either(old: Field | None, new: Field | None) -> Field | None:
+    both = [f for f in (old, new) if f is not None]
+    return join(both) if both else None
 
 
 # ------------------------------------------------------------------------------------------------ running a model

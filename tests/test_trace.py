@@ -5,6 +5,8 @@ import copy
 import dataclasses
 import functools
 import random
+import subprocess
+import sys
 import typing
 import warnings
 
@@ -621,3 +623,142 @@ def test_filled_storage_of_ones_own():
 
     report = rfcalc.analyze(Fn(forward), IMAGE)
     assert [report.region("mul", (i, 3))[0].exact for i in range(4)] == [(0, 0), (2, 2), (4, 4), (6, 6)]
+
+
+# --------------------------------------------------------------------------------------------- views and copies
+
+
+def turned(x):
+    return x.transpose(2, 3) * 1.0
+
+
+CHANGED = {
+    "contiguous copies": (turned, lambda y: y.contiguous(), False),
+    "contiguous is the tensor": (lambda x: x * 1.0, lambda y: y.contiguous(), True),
+    "reshape copies": (turned, lambda y: y.reshape(1, 1, 1, 64), False),
+    "reshape is a view": (lambda x: x * 1.0, lambda y: y.reshape(1, 1, 1, 64), True),
+    "flatten copies": (turned, lambda y: y.flatten(2), False),
+    "flatten is a view": (lambda x: x * 1.0, lambda y: y.flatten(2), True),
+    "ravel copies": (turned, torch.ravel, False),
+    "reshape_as copies": (turned, lambda y: y.reshape_as(torch.empty(64)), False),
+    "unflatten is a view": (turned, lambda y: y.unflatten(1, (1, 1)), True),
+    "to another type": (turned, lambda y: y.to(torch.float64), False),
+    "to the same type": (turned, lambda y: y.to(torch.float32), True),
+    "to, told to copy": (turned, lambda y: y.to(torch.float32, copy=True), False),
+    "to channels last": (lambda x: x.repeat(1, 2, 1, 1), lambda y: y.to(memory_format=torch.channels_last), False),
+    "half": (turned, lambda y: y.half(), False),
+    "float": (turned, lambda y: y.float(), True),
+    "type": (turned, lambda y: y.type(torch.float64), False),
+    "type_as": (turned, lambda y: y.type_as(y), True),
+    "clone": (turned, lambda y: y.clone(), False),
+    "detach": (turned, lambda y: y.detach(), True),
+    "data": (turned, lambda y: y.data, True),
+    "pixel_shuffle by 1": (lambda x: x * 1.0, lambda y: F.pixel_shuffle(y, 1), False),
+    "broadcast_tensors": (turned, lambda y: torch.broadcast_tensors(y, torch.zeros(()))[0], True),
+    "of a transposed convolution": (
+        lambda x: F.conv2d(x.to(memory_format=torch.channels_last).repeat(1, 2, 1, 1), torch.ones(2, 2, 1, 1)),
+        lambda y: y.flatten(2),
+        True,
+    ),
+}
+
+
+@both_levels
+@pytest.mark.parametrize("case", CHANGED)
+def test_a_copy_is_no_view(case, level):
+    """Is what was written to the result seen in the tensor before it? As torch itself does it."""
+    make, change, shared = CHANGED[case]
+
+    def forward(m, x):
+        y = make(x)
+        change(y).fill_(0.5)
+        return y * 1
+
+    with torch.no_grad():
+        x = torch.rand(1, *IMAGE)
+        assert torch.equal(forward(None, x), torch.full_like(forward(None, x), 0.5)) is shared
+    report = rfcalc.analyze(Fn(forward), IMAGE, level=level)
+    assert report.rf_output == ((0, 0) if shared else (1, 1))
+    assert report.approximate_ops == ()
+
+
+LAID_OUT = {
+    "channels last": ((4, 8, 8), lambda x: x.to(memory_format=torch.channels_last)),
+    "permuted": ((8, 8, 4), lambda x: x.permute(0, 3, 1, 2)),
+    "one channel, permuted": ((8, 8, 1), lambda x: x.permute(0, 3, 1, 2)),
+    "transposed": ((4, 8, 6), lambda x: x.transpose(2, 3)),
+    "heads": ((6, 96), lambda x: x.reshape(1, 6, 3, 4, 8).permute(2, 0, 3, 1, 4)[1]),
+    "sliced": ((8, 6, 8), lambda x: x[:, ::2]),
+    "expanded": ((4, 1, 8), lambda x: x.expand(1, 4, 6, 8)),
+}
+LAYERS = {
+    "conv": lambda c: nn.Conv2d(c, 3, 3, padding=1),
+    "conv, weight channels last": lambda c: nn.Conv2d(c, 3, 3).to(memory_format=torch.channels_last),
+    "transposed conv": lambda c: nn.ConvTranspose2d(c, 3, 2),
+    "batch norm": nn.BatchNorm2d,
+    "group norm": lambda c: nn.GroupNorm(1, c),
+    "relu": lambda c: nn.ReLU(),
+    "logsigmoid": lambda c: nn.LogSigmoid(),
+    "reflect": lambda c: nn.ReflectionPad2d(1),
+    "softmax": lambda c: nn.Softmax(1),
+    "max pool": lambda c: nn.MaxPool2d(2),
+    "scaled": lambda c: Fn(lambda m, x: 2 * x + 1),
+    "rolled": lambda c: Fn(lambda m, x: x.roll(1, 2)),
+    "matmul": lambda c: Fn(lambda m, x: x.transpose(2, 3) @ x),
+    "attention": lambda c: Fn(lambda m, x: F.scaled_dot_product_attention(x, x, x)),
+    "mean": lambda c: Fn(lambda m, x: x.mean(1)),
+}
+
+
+def strides(t):
+    return [s for s, n in zip(t.stride(), t.shape, strict=True) if n > 1]
+
+
+@both_levels
+@pytest.mark.parametrize("laid", LAID_OUT)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_results_lie_as_on_a_cpu(layer, laid, level):
+    shape, lay = LAID_OUT[laid]
+    x = lay(torch.zeros(1, *shape))
+    part = LAYERS[layer](x.shape[1]).eval()
+    seen = []
+    rfcalc.analyze(Fn(lambda m, x: seen.append(strides(y := m.part(lay(x)))) or y, part=part), shape, level=level)
+    with torch.no_grad():
+        assert seen[-1] == strides(part(x))
+
+
+# ------------------------------------------------------------------------------------------------ live activations
+
+FIRST = """
+import torch, rfcalc
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv2d(4, 4, 3, padding=1)
+    def block(self, x):
+        y = {op}
+        return y
+    def forward(self, x):
+        x = self.c(x)
+        return self.block(x) + x
+for level in {levels}:
+    print(rfcalc.analyze(Net(), (4, 16, 16), level=level).peak_activation_bytes)
+"""
+
+
+@pytest.mark.parametrize("levels", ["(2, 1, 2)", "(1, 2, 1)"])
+@pytest.mark.parametrize("op", ["x.cumsum(2)", "torch.nn.functional.hardswish(x.logsumexp(2, True)).expand_as(x)"])
+def test_the_peak_is_that_of_the_forward_whatever_ran_before(op, levels):
+    """The first call of a kernel imports, and a frame of torch that stays holds the forward's own with it."""
+    code = FIRST.format(op=op, levels=levels)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert len(set(out)) == 1
+    if "cumsum" in op:
+        assert out[0] == str(4 * 4096)  # the input, which the caller holds, and three maps
+
+
+@both_levels
+def test_the_peak_of_in_place_layers(level):
+    net = Fn(lambda m, x: functools.reduce(lambda x, _: m.r(m.l(x)), range(9), x), l=nn.Linear(32, 32), r=nn.ReLU(True))
+    assert rfcalc.analyze(net, (32,), level=level).peak_activation_bytes == 3 * 128
