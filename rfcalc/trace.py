@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .calls import call_name, is_query
 from .field import Field, Shape, TooLargeError, everything, join
@@ -74,6 +74,12 @@ class Cell:
 
     def __del__(self) -> None:
         self.ledger.live -= self.nbytes
+
+    def grow(self, nbytes: int) -> None:
+        """The storage was made larger, never smaller."""
+        more = max(nbytes - self.nbytes, 0)
+        self.nbytes += more
+        self.ledger.live += more
 
     def release(self) -> None:
         """Count no more: the call that needed it is over, whoever still holds the tensor."""
@@ -199,6 +205,7 @@ class Schema:
     needs_values: bool
     random: bool
     outs: tuple[str, ...]  # the `out=` arguments, which a rule does not see
+    reshapes: bool  # `transpose_`, `resize_`, `set_`: the tensor itself gets another shape over its storage
 
 
 _VALUE_OPS = frozenset("item _local_scalar_dense is_nonzero equal allclose".split())
@@ -238,6 +245,7 @@ def schema_of(func: Any) -> Schema:
         op in _VALUE_OPS or torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags,
         torch.Tag.nondeterministic_seeded in tags or op in _UNINITIALISED,
         tuple(a.name for a in schema.arguments if a.is_out),
+        torch.Tag.inplace_view in tags,
     )
 
 
@@ -342,13 +350,18 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         touched = not made_like and any(v.field is not None for v in vals)
         rule = RULES.get(schema.op) or (elementwise if schema.pointwise else None)
         if rule is None and not made_like and (touched or schema.op not in WORK):
+            margs, mkwargs = run.placed(func, args, kwargs, every)  # composite ops look at devices too
             with self:
-                result = func.decompose(*args, **kwargs)
+                result = func.decompose(*margs, **mkwargs)
             if result is not NotImplemented:
                 return result
         if schema.needs_values and not (schema.op in _INDEXED and not _by_flags(args)):
             return run.read(func, schema, args, kwargs, every, vals)
         run.guard(schema, func, args, kwargs)
+        if schema.op == "as_strided" and not _is_whole(args[0]):
+            rule = unknown  # it counts from the start of the storage
+        if schema.reshapes:
+            return run.reshaped(func, schema, rule, args, kwargs)
         margs, mkwargs = run.placed(func, args, kwargs, every)
         result = as_on_cpu(schema.op, margs, func(*margs, **mkwargs))
         run.settle(func, schema, rule, args, kwargs, vals, touched, result)
@@ -364,6 +377,19 @@ def _returned(schema: Schema, args: Any, kwargs: Any, result: Any) -> Any:
         return result
     i = schema.names.index(alias[0])
     return args[i] if i < len(args) else kwargs[alias[0]]
+
+
+def _alike(t: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
+    """`t` and what becomes its data: weights are not of inference mode, what a run makes is, and torch mixes neither."""
+    if t.is_inference() is not data.is_inference():
+        with _disable_current_modes(), torch.inference_mode(t.is_inference()):
+            data = data.clone()
+    return t, data
+
+
+def _is_whole(t: Tensor) -> bool:
+    """Does a tensor hold the elements of its storage in their order?"""
+    return t.is_contiguous() and t.storage_offset() == 0
 
 
 def shares_storage(a: Tensor, b: Tensor) -> bool:
@@ -393,6 +419,12 @@ class Shortcuts(NamedTuple):
     layers: dict[type[nn.Module], Layer]
 
 
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+_SETTERS = frozenset((
+    _SET_DATA, Tensor.requires_grad.__set__, Tensor.requires_grad_, Tensor.grad.__set__, Tensor.grad.__delete__,
+))  # type: ignore[attr-defined]  # fmt: skip
+
+
 class Run(TorchFunctionMode):
     """The state of one run: values of tensors, the module stack, the events. Also the function mode of both levels."""
 
@@ -414,6 +446,8 @@ class Run(TorchFunctionMode):
         self.known: dict[int, tuple[Value, Tensor]] = {}
         self.stand_ins: dict[int, tuple[Tensor, Tensor]] = {}
         self.saved: list[tuple[Tensor, Tensor]] = []
+        self.moved: dict[int, tuple[Tensor, Tensor]] = {}  # of the user's, with an alias as they were
+        self.flags: dict[int, tuple[Tensor, bool, Tensor | None]] = {}
         self.marked: list[Tensor] = []
         self.failed: dict[str, str] = {}
         self.made: list[Cell] = []  # within one call of a torch function that its shortcut left to torch
@@ -510,9 +544,27 @@ class Run(TorchFunctionMode):
         if hit is None:
             empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
             if id(t) not in self.known:  # an intermediate: holding on to it would count it as live memory
+                empty.__dict__[_KEY] = self.value(t)
                 return empty
             hit = self.stand_ins[id(t)] = (empty, t)
+            self.known[id(empty)] = (self.value(t), empty)
         return hit[0]
+
+    def changed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """`t.data = y`, `t.requires_grad = False`, `t.grad = None`: a tensor of the user's is noted as it was."""
+        t = args[0]
+        if _KEY not in t.__dict__ or id(t) in self.known:
+            if func == _SET_DATA:
+                self.moved.setdefault(id(t), (t, t.detach()))
+            elif not t.is_inference():
+                self.flags.setdefault(id(t), (t, t.requires_grad, t.grad))
+        result = func(*_alike(*args), **kwargs) if func == _SET_DATA else func(*args, **kwargs)
+        if func == _SET_DATA:
+            v = self.value(args[1])
+            self.value(t)  # a weight's own entry comes first, so that it is put back
+            if isinstance(v, Traced):
+                self.view(t, v, RULES["alias"], Call("alias", (v.shape,)), (v,), v.field)
+        return result
 
     def guard(self, schema: Schema, func: Any, args: Any, kwargs: Any) -> None:
         """Keep a copy of any tensor of the user's before the first write to it."""
@@ -520,12 +572,20 @@ class Run(TorchFunctionMode):
             i = schema.names.index(name)
             target = args[i] if i < len(args) else kwargs.get(name)
             for t in _tensors([target]):
-                if _KEY not in t.__dict__ and not t.is_meta and not any(s is t for s, _ in self.saved):
+                if _KEY in t.__dict__:
+                    continue
+                if schema.reshapes and id(t) not in self.moved:
+                    self.moved[id(t)] = (t, t.detach())
+                if not t.is_meta and not any(s is t for s, _ in self.saved):
                     self.saved.append((t, t.detach().clone()))
 
     def restore(self) -> None:
         """Put back what the run changed outside of itself, and let go of itself: no cycle for the collector."""
         del self.dispatch
+        for t, old in self.moved.values():
+            t.data = old
+        for t, wanted, grad in self.flags.values():
+            t.requires_grad_(wanted).grad = grad
         for t, old in self.saved:
             t.data.copy_(old)
         for t in self.marked:
@@ -569,6 +629,8 @@ class Run(TorchFunctionMode):
         vkwargs = {k: _map(v, lambda _: next(it)) for k, v in kwargs.items()}
         for name in schema.outs:
             vkwargs.pop(name, None)
+            for t in _tensors([kwargs.get(name)]):
+                self.resized(t)
         outs = list(_tensors([result])) if result is not None else []
         work = WORK.get(schema.op)
         if work is not None and outs:
@@ -584,6 +646,40 @@ class Run(TorchFunctionMode):
         if call.window is not None and self.op is not None:
             self.op.windows.append(call.window)
         self._bind(schema, rule, call, args, kwargs, vargs, vkwargs, outs, fields, written)
+
+    def reshaped(self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any) -> Any:
+        """An op that gives the tensor itself another shape: it is from now on a view of what it was."""
+        t = args[0]
+        was, whole, size = self.value(t), _is_whole(t), t.numel()
+        result = func(*args, **kwargs)
+        source = next(_tensors(args[1:]), None) if schema.op == "set" else None
+        if source is not None:
+            was, rule = self.value(source), RULES["alias"]
+        elif schema.op in ("resize", "resize_as"):  # the elements stay in their order, more or fewer of them
+            rule = RULES["reshape"] if whole and size == t.numel() else None
+        vargs = [was, *_map(list(args[1:]), self.value)]
+        call = Call(schema.op, (tuple(t.shape),))
+        field = self.apply(rule, call, vargs, kwargs)[0]
+        if not isinstance(was, Traced):
+            self.make(t, field)
+            return result
+        const = was.const
+        self.view(t, was, rule, call, vargs, field, kwargs)
+        if const is not None and source is None and whole and schema.op not in ("set", "resize", "resize_as"):
+            turned = const.detach()
+            func(turned, *args[1:], **kwargs)
+            self.value(t).const = turned
+        if was.cell.nbytes:
+            was.cell.grow(t.untyped_storage().nbytes())
+        return result
+
+    def resized(self, t: Tensor) -> None:
+        """An `out=` of another shape than the result: torch has given it that shape, and storage enough."""
+        v = self.value(t)
+        if v.shape != tuple(t.shape) and isinstance(v, Traced):
+            write(v, v.field and everything(v.field, "resize"))
+            v.cell.grow(nbytes_of(t))
+            self.attach(t, Traced(tuple(t.shape), None, v.cell))
 
     def apply(self, rule: Any, call: Call, vargs: Any, vkwargs: Any) -> tuple[Field | None, ...]:
         """The rule's fields, one per output. A rule that fails on its arguments is treated as no rule, and named."""
@@ -677,7 +773,7 @@ class Run(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if is_query(func):
-            return func(*args, **kwargs)
+            return self.changed(func, args, kwargs) if func in _SETTERS else func(*args, **kwargs)
         self.number += 1
         op = self.op = Event(self.number, self.frame)
         if func in _INDEXING and len(args) > 1:
@@ -686,7 +782,7 @@ class Run(TorchFunctionMode):
             _, x, device, dtype, *_ = _cast_like(args[0], args[1])  # else to where a weight has its storage
             args = (x, device, dtype, *args[2:])
         short = self.shortcuts.get(func)
-        if short is not None:
+        if short is not None and "out" not in kwargs:
             result = short(self, op, *args, **kwargs)
             if result is not NotImplemented:
                 self.finish(func, op, (*args, *kwargs.values()) if kwargs else args, result)

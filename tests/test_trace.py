@@ -727,6 +727,120 @@ def test_results_lie_as_on_a_cpu(layer, laid, level):
         assert seen[-1] == strides(part(x))
 
 
+def into(y, op, *args, out):
+    """An op told where to write, and what is there afterwards."""
+    op(*args, out=out)
+    return out * 1 if y is None else y * 1
+
+
+def zeroed(y, *changes):
+    """Its first three rows are cleared after the tensor itself was given another shape."""
+    for change, *args in changes:
+        getattr(y, change)(*args)
+    y[:, :3] = 0.0
+    return y
+
+
+def with_data(y):
+    z = torch.zeros_like(y)
+    z.data = y
+    return z * 1
+
+
+# What is made of a (1, 5, 9) map whose positions see three samples: its shape, the field, the bytes at the peak.
+RESHAPED = {
+    "transpose_": (lambda y: y.transpose_(1, 2), (1, 9, 5), 3),
+    "swapdims_": (lambda y: y.swapdims_(1, 2), (1, 9, 5), 3),
+    "swapaxes_": (lambda y: y.swapaxes_(-1, 1), (1, 9, 5), 3),
+    "t_": (lambda y: y[0].t_().unsqueeze_(0), (1, 9, 5), 3),
+    "unsqueeze_ and squeeze_": (lambda y: y.unsqueeze_(1).squeeze_(1), (1, 5, 9), 3),
+    "squeeze_ all": (lambda y: y.squeeze_().unsqueeze_(0), (1, 5, 9), 3),
+    "as_strided_": (lambda y: y.as_strided_((1, 5, 4), (45, 9, 2)), (1, 5, 4), 3),
+    "resize_": (lambda y: y.resize_(5, 9).unsqueeze(0), (1, 5, 9), 3),
+    "data": (with_data, (1, 5, 9), 3),
+    "a write afterwards": (lambda y: zeroed(y, ("transpose_", 1, 2)), (1, 9, 5), 3),
+    "a write to what it was": (lambda y: zeroed(y.view(1, 5, 9), ("transpose_", 1, 2)) is None or y, (1, 5, 9), 3),
+    "out=": (lambda y: into(None, torch.add, y, y, out=torch.empty_like(y)), (1, 5, 9), 3),
+    "out= of another size": (lambda y: into(None, torch.mul, y, y, out=y.new_empty(0)), (1, 5, 9), 3),
+    "out= of a shortcut": (lambda y: into(None, torch.exp, y, out=y.new_empty(0)), (1, 5, 9), 3),
+    "out= a part": (lambda y: into(y, torch.exp, y[:, :, :2], out=y[:, :, 2:4]), (1, 5, 9), 3),
+    "out= a list": (lambda y: into(None, torch.cat, [y, y], 1, out=y.new_empty(0)), (1, 10, 9), 3),
+}
+
+
+@both_levels
+@pytest.mark.parametrize("case", RESHAPED)
+def test_a_tensor_itself_gets_another_shape(case, level):
+    change, shape, r = RESHAPED[case]
+    net = Fn(lambda m, x: change(m.conv(x)), conv=nn.Conv1d(4, 5, 3))
+    with torch.no_grad():
+        assert net(torch.ones(1, 4, 11)).shape == shape
+    report = rfcalc.analyze(net, (4, 11), level=level)
+    assert report.output_shapes == (shape,)
+    assert report.rf_output == (r,)
+    assert report.approximate_ops == ()
+    first, last = (report.region(report.rows[-1], [i] * len(report.rows[-1].n_out))[0].exact for i in (0, 3))
+    assert first is None if "write" in case else first == (0, 2)
+    assert last in ((3, 5), (6, 8), (0, 2), (1, 3))
+
+
+@both_levels
+def test_more_and_fewer_elements_are_anywhere(level):
+    for size in (10, 100):
+        net = Fn(lambda m, x, size=size: m.conv(x).resize_(1, size), conv=nn.Conv1d(4, 5, 3))
+        report = rfcalc.analyze(net, (4, 11), level=level)
+        assert report.rf_output == (11,)
+        assert report.approximate_ops == ("resize",)
+
+
+@both_levels
+@pytest.mark.parametrize("window", [False, True])
+@pytest.mark.parametrize("center", [False, True])
+def test_short_time_fourier(window, center, level):
+    """How many samples three frames see: a window of 16, two hops of 4."""
+
+    def forward(m, x):
+        s = torch.stft(x, 16, 4, window=m.window if window else None, center=center, return_complex=True)
+        return m.conv(torch.view_as_real(s).permute(0, 3, 1, 2))
+
+    net = Fn(forward, conv=nn.Conv2d(2, 1, (1, 3)))
+    net.register_buffer("window", torch.hann_window(16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = rfcalc.analyze(net, (64,), level=level)
+    assert report.rf_output == (24,)
+    assert report.approximate_ops == ()
+
+
+@both_levels
+def test_what_a_forward_sets_of_a_weight_is_put_back(level):
+    """The max-norm idiom of EEGNet; flags, gradients and shapes as well."""
+
+    def forward(m, x):
+        m.conv.weight.data = torch.renorm(m.conv.weight.data, 2, 0, 0.1)
+        m.conv.bias.requires_grad_(False)
+        m.conv.bias.grad = None
+        m.scale.unsqueeze_(0)
+        return m.conv(x) * m.scale
+
+    for device in ("cpu", "meta"):
+        net = Fn(forward, conv=conv()).to(device)
+        net.register_buffer("scale", torch.ones(1, device=device))
+        net.conv.bias.grad = grad = torch.ones(1, device=device)
+        weight, values = net.conv.weight, None if device == "meta" else net.conv.weight.tolist()
+        storage = weight.untyped_storage()._cdata
+        report = rfcalc.analyze(net, IMAGE, level=level)
+        assert report.rf_output == (3, 3)
+        assert report.unreached == ()
+        assert net.conv.weight is weight
+        assert weight.untyped_storage()._cdata == storage
+        assert values is None or weight.tolist() == values
+        assert net.conv.bias.requires_grad
+        assert net.conv.bias.grad is grad
+        assert net.scale.shape == (1,)
+        assert not weight.__dict__
+
+
 # ------------------------------------------------------------------------------------------------ live activations
 
 FIRST = """
