@@ -380,7 +380,7 @@ def _returned(schema: Schema, args: Any, kwargs: Any, result: Any) -> Any:
 
 
 def _alike(t: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
-    """`t` and what becomes its data: weights are not of inference mode, what a run makes is, and torch mixes neither."""
+    """`t` and its data to be: what a run makes is of inference mode, weights are not, and torch mixes neither."""
     if t.is_inference() is not data.is_inference():
         with _disable_current_modes(), torch.inference_mode(t.is_inference()):
             data = data.clone()
@@ -419,10 +419,12 @@ class Shortcuts(NamedTuple):
     layers: dict[type[nn.Module], Layer]
 
 
-_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+_properties: Any = Tensor  # as torch's type stubs do not know them
+_SET_DATA = _properties.data.__set__
 _SETTERS = frozenset((
-    _SET_DATA, Tensor.requires_grad.__set__, Tensor.requires_grad_, Tensor.grad.__set__, Tensor.grad.__delete__,
-))  # type: ignore[attr-defined]  # fmt: skip
+    _SET_DATA, _properties.requires_grad.__set__, Tensor.requires_grad_, _properties.grad.__set__,
+    _properties.grad.__delete__,
+))  # fmt: skip
 
 
 class Run(TorchFunctionMode):
