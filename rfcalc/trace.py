@@ -39,6 +39,9 @@ _KEY = "_rfcalc_value"
 PLAIN = frozenset((Tensor, nn.Parameter))
 
 
+_KERNELS = ("torch._meta_registrations", "torch._refs", "torch._prims", "torch._decomp")  # Python below the dispatcher
+
+
 def _held() -> int:
     return getrefcount(_getframe())
 
@@ -389,7 +392,7 @@ def _alike(t: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
 
 def _is_whole(t: Tensor) -> bool:
     """Does a tensor hold the elements of its storage in their order?"""
-    return t.is_contiguous() and t.storage_offset() == 0
+    return bool(t.is_contiguous() and t.storage_offset() == 0)
 
 
 def shares_storage(a: Tensor, b: Tensor) -> bool:
@@ -789,8 +792,12 @@ class Run(TorchFunctionMode):
             if result is not NotImplemented:
                 self.finish(func, op, (*args, *kwargs.values()) if kwargs else args, result)
                 return result
+        if not self.exhaustive and _getframe(1).f_globals.get("__name__", "").startswith(_KERNELS):
+            raise UnseenOpError("a kernel of torch's runs an op that no torch function began")
         for t in _tensors(args[:1] if func in _LOOKS_AT_FIRST_ONLY else (*args, *kwargs.values())):
             v = self.value(t)
+            if v.shape != t.shape:
+                raise UnseenOpError("a tensor was given another shape by what torch functions do not see")
             if v.field is not None:
                 op.ins.append((v.shape, v.field))
         if self.exhaustive:
@@ -827,10 +834,11 @@ class Run(TorchFunctionMode):
         """An ATen op called by no torch function (scripted code): an event of its own."""
         op = self.op = Event(self.number, self.frame)
         op.ins = [(v.shape, v.field) for t in _tensors(args) if (v := self.value(t)).field is not None]
-        with self.dispatch:
+        with torch._C.DisableTorchFunction(), self.dispatch:  # kernels in Python call torch functions too
             result = func(*args, **kwargs)
         if getrefcount(_getframe()) > _HELD:
             gc.collect(0)
+        self.drop_inner(_tensors((result, *args, *kwargs.values())))
         self.op = None
         self.record(getattr(func, "overloadpacket", func), op, result)
         return result
@@ -911,6 +919,8 @@ def attribute(run: Run, modules: Sequence[nn.Module]) -> None:
         d = module.__dict__
         layer = layers.get(type(module)) if _OVERRIDES.isdisjoint(d) else None
         inner = module._call_impl
+        if isinstance(module, torch.jit.ScriptModule):
+            inner = _scripted(run, inner)
         d["_call_impl"] = _framed(run, module, inner) if layer is None else _at_once(run, module, layer, inner)
 
 
@@ -988,6 +998,16 @@ def _answer(run: Run, module: nn.Module, function: Callable[..., Any], x: Any, r
         run.frame = outer
 
 
+def _scripted(run: Run, inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Scripted code calls no torch functions: its ops are seen one by one, as they were written."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with torch.jit.optimized_execution(False), nullcontext() if run.exhaustive else run.dispatch:
+            return inner(*args, **kwargs)
+
+    return call
+
+
 def _framed(run: Run, module: nn.Module, inner: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         outer = run.frame
@@ -1021,9 +1041,10 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
     snapshots: list[tuple[dict[str, Any], dict[str, Any]]] = []
     tables: list[tuple[Any, Any]] = []
     empty: list[dict[str, Any]] = []
-    scripted = [(m, m.training) for m in modules if isinstance(m, torch.jit.ScriptModule)]
-    for script, _ in scripted:
-        script.eval()
+    scripted = [(m, getattr(m, "training", None)) for m in modules if isinstance(m, torch.jit.ScriptModule)]
+    for script, training in scripted:
+        if training:
+            script.eval()
     skipped = {id(m) for m, _ in scripted}  # their attributes live in C++
     for m in modules:
         if skipped and id(m) in skipped:
@@ -1056,12 +1077,20 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
                 d["training"] = old["training"]
         _put_back(snapshots)
         for script, training in scripted:
-            script.train(training)
+            script.__dict__.pop("_call_impl", None)
+            if training is not None:
+                _set_training(script, training)
         torch.set_rng_state(torch_state)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         if cuda_state:
             torch.cuda.set_rng_state_all(cuda_state)
+
+
+def _set_training(script: nn.Module, training: bool) -> None:
+    """Of this module alone: each has its own flag. A frozen one has none to set."""
+    if script.training is not training:
+        script.training = training
 
 
 def _put_back(pairs: Sequence[tuple[Any, Any]]) -> None:
@@ -1095,6 +1124,8 @@ def survey(model: nn.Module) -> Tree:
         module = stack.pop()
         path = paths[id(module)]
         tables = module.__dict__
+        if "_modules" not in tables:  # a traced module, which keeps them elsewhere
+            tables = {name: getattr(module, name) for name in ("_parameters", "_modules")}
         for p in tables["_parameters"].values():
             if p is not None and id(p) not in params:
                 params[id(p)] = (path, p)
@@ -1120,7 +1151,7 @@ def run_forward(
     Raises whatever the forward raises, with `failed_at` (the module's path) and `failed_module` set on the exception.
     """
     modules = tree.modules
-    buffers = {id(b) for m in modules for b in m.__dict__["_buffers"].values()}
+    buffers = {id(b) for m in modules for b in m._buffers.values()}
     run = Run(tree.paths, tree.params, buffers, shortcuts)
     with untouched(modules), torch.inference_mode():
         try:
@@ -1130,6 +1161,8 @@ def run_forward(
             with _uncompiled(), run.dispatch if run.exhaustive else nullcontext(), run:
                 result = tree.model(*args, **kwargs)
             outs = [(run.value(t), t) for t in flatten(result)]
+            if any(v.shape != t.shape for v, t in outs):
+                raise UnseenOpError("a tensor was given another shape by what torch functions do not see")
             events = run.events
         except BaseException as error:
             blame(error, run.frame)

@@ -4,6 +4,7 @@ import collections
 import copy
 import dataclasses
 import functools
+import io
 import random
 import subprocess
 import sys
@@ -876,3 +877,50 @@ def test_the_peak_is_that_of_the_forward_whatever_ran_before(op, levels):
 def test_the_peak_of_in_place_layers(level):
     net = Fn(lambda m, x: functools.reduce(lambda x, _: m.r(m.l(x)), range(9), x), l=nn.Linear(32, 32), r=nn.ReLU(True))
     assert rfcalc.analyze(net, (32,), level=level).peak_activation_bytes == 3 * 128
+
+
+# ---------------------------------------------------------------------------------------------------- scripted code
+
+
+def loaded(module):
+    file = io.BytesIO()
+    torch.jit.save(module, file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+def plain_net():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 1, 3)).eval()
+
+
+IN_SCRIPT = {
+    "script": lambda: torch.jit.script(plain_net()),
+    "trace": lambda: torch.jit.trace(plain_net(), torch.rand(1, 1, 12, 12)),
+    "freeze": lambda: torch.jit.freeze(torch.jit.script(plain_net())),
+    "loaded script": lambda: loaded(torch.jit.script(plain_net())),
+    "loaded trace": lambda: loaded(torch.jit.trace(plain_net(), torch.rand(1, 1, 12, 12))),
+    "loaded freeze": lambda: loaded(torch.jit.freeze(torch.jit.script(plain_net()))),
+    "first": lambda: nn.Sequential(torch.jit.script(plain_net()[0]), *plain_net()[1:]),
+    "last": lambda: nn.Sequential(*plain_net()[:3], torch.jit.trace(plain_net()[3], torch.rand(1, 2, 10, 10))),
+}
+
+
+@both_levels
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", IN_SCRIPT)
+def test_scripted_modules(case, level):
+    net = IN_SCRIPT[case]()
+    flags = [getattr(m, "training", None) for m in net.modules()]
+    for _ in range(3):  # the script interpreter optimises what it has run before
+        report = rfcalc.analyze(net, (1, 12, 12), level=level)
+        assert report.rf_output == (5, 5)
+        assert report.macs == 10 * 10 * 2 * 9 + 8 * 8 * 2 * 9
+        assert report.peak_activation_bytes == 4 * (12 * 12 + 2 * 200)
+        assert report.approximate_ops == ()
+        assert report.unreached == ()
+        kinds = [r.name.rpartition(".")[2].partition("#")[0] for r in report.rows]
+        assert len(kinds) == (3 if "freeze" in case else 4)
+        total = sum(p.numel() for p in net.parameters())
+        assert report.params == sum(r.params for r in report.rows) == total == (0 if "freeze" in case else 43)
+    assert [getattr(m, "training", None) for m in net.modules()] == flags
+    assert not any("_call_impl" in m.__dict__ for m in net.modules())
