@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, reduce
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -734,15 +735,19 @@ def analyze(
     >>> report.rows[0].n_out, report.rows[0].r_out, report.params
     ((26, 26), (3, 3), 80)
     """
-    # A walk makes many small objects and no cycles; the collector would look through all of torch again and again.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return _analyze(model, _Inputs(input_shape, layout), level, name or type(model).__name__, rebuild)
-    finally:
-        forget()
-        if collecting:
-            gc.enable()
+    with _ONE_AT_A_TIME:
+        # A walk makes many small objects and no cycles; the collector would look through all of torch time and again.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return _analyze(model, _Inputs(input_shape, layout), level, name or type(model).__name__, rebuild)
+        finally:
+            forget()
+            if collecting:
+                gc.enable()
+
+
+_ONE_AT_A_TIME = RLock()  # a run wraps the calls of the model's modules, and threads may share them
 
 
 def _analyze(
@@ -758,7 +763,7 @@ def _analyze(
     try:
         trace = _run(tree, spec, shortcuts, dtype, "meta")
     except Exception as error:
-        again = _second_try(error, tree.model)
+        again = _second_try(error, tree)
         if again is None:
             raise _forward_error(error, name) from error
         if again == "integers":
@@ -784,7 +789,7 @@ def _with_values(
             try:
                 return _run(tree, spec, shortcuts, dtype, "meta"), tree, notes
             except Exception as error:
-                again = _second_try(error, tree.model)
+                again = _second_try(error, tree)
                 if again in (None, "integers"):
                     raise
                 notes.append(_VALUES_NOTE.format(again))
@@ -794,7 +799,7 @@ def _with_values(
         raise _forward_error(error, name) from error
 
 
-def _second_try(error: BaseException, model: nn.Module) -> str | None:
+def _second_try(error: BaseException, tree: Tree) -> str | None:
     """What a failed run without storage lacks: 'integers', a reason to run with values, or None (the user's error)."""
     text = str(error)
     if isinstance(error, NeedsValuesError):
@@ -808,7 +813,7 @@ def _second_try(error: BaseException, model: nn.Module) -> str | None:
         return text.splitlines()[0][:100] if text else type(error).__name__
     if "'meta' backend" in text or "data is not allocated" in lowered or "Cannot copy out of meta" in text:
         return text.splitlines()[0][:100]
-    if any("quantized" in type(m).__module__ for m in model.modules()):
+    if any("quantized" in type(m).__module__ for m in tree.modules):
         return "quantized modules"
     return None
 
@@ -879,6 +884,7 @@ def _forward_error(error: BaseException, name: str) -> RfcalcError:
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, TypeError | AttributeError | KeyError | IndexError | ZeroDivisionError | NameError):
         reason = f"{type(error).__name__}: {reason}"
+    path = path if len(path) <= 100 else f"...{path[-97:]}"
     layer = f"{path} ({cls})" if path else cls or name
     return ForwardError(f"{name}: {layer}{place}: forward failed: {reason[:400]}")
 

@@ -17,6 +17,7 @@ from functools import lru_cache
 from itertools import islice
 from operator import itemgetter
 from sys import _getframe, getrefcount
+from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -1002,7 +1003,8 @@ def _scripted(run: Run, inner: Callable[..., Any]) -> Callable[..., Any]:
     """Scripted code calls no torch functions: its ops are seen one by one, as they were written."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        with torch.jit.optimized_execution(False), nullcontext() if run.exhaustive else run.dispatch:
+        as_written = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+        with as_written, nullcontext() if run.exhaustive else run.dispatch:
             return inner(*args, **kwargs)
 
     return call
@@ -1040,6 +1042,7 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Evaluation mode inside; afterwards every attribute, buffer, hook and random state is what it was."""
     snapshots: list[tuple[dict[str, Any], dict[str, Any]]] = []
     tables: list[tuple[Any, Any]] = []
+    seen: set[int] = set()
     empty: list[dict[str, Any]] = []
     scripted = [(m, getattr(m, "training", None)) for m in modules if isinstance(m, torch.jit.ScriptModule)]
     for script, training in scripted:
@@ -1059,8 +1062,8 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
         # Attributes may come before torch's, and a module that an older torch has pickled lacks some of these.
         usual = tuple(islice(d, len(_OF_EVERY_MODULE))) == _OF_EVERY_MODULE
         for v in islice(d.values(), len(_OF_EVERY_MODULE), None) if usual else d.values():
-            if type(v) in _CONTAINERS:  # a list or table that the module's author keeps
-                tables.append((v, v.copy()))
+            if type(v) not in _ATOMS:  # a list, a table or a helper that the module's author keeps
+                _remember(v, tables, seen)
         d["training"] = False
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
@@ -1085,6 +1088,26 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
         np.random.set_state(numpy_state)
         if cuda_state:
             torch.cuda.set_rng_state_all(cuda_state)
+
+
+_ATOMS = frozenset((int, bool, float, str, tuple, type(None), torch.Size, torch.dtype, torch.device, type))
+_NO_HELPERS = (Tensor, nn.Module, type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
+_HELPERS_DEEP = 3
+
+
+def _remember(v: Any, tables: list[tuple[Any, Any]], seen: set[int], depth: int = 0) -> None:
+    """Note what a container or an object that is no module holds: a cache in it would keep tensors of the run."""
+    if id(v) in seen or isinstance(v, _NO_HELPERS):
+        return
+    table = v if type(v) in _CONTAINERS else getattr(v, "__dict__", None)
+    if table is None or type(table) not in _CONTAINERS:
+        return
+    seen.add(id(v))
+    tables.append((table, table.copy()))
+    if depth < _HELPERS_DEEP:
+        for inner in table.values() if type(table) is dict else table:
+            if type(inner) not in _ATOMS:
+                _remember(inner, tables, seen, depth + 1)
 
 
 def _set_training(script: nn.Module, training: bool) -> None:
@@ -1153,13 +1176,13 @@ def run_forward(
     modules = tree.modules
     buffers = {id(b) for m in modules for b in m._buffers.values()}
     run = Run(tree.paths, tree.params, buffers, shortcuts)
-    with untouched(modules), torch.inference_mode():
+    with untouched(modules), torch.inference_mode(), _room_for_frames():
         try:
             for t, f in seeds:
                 run.new(t, f)
             attribute(run, modules)
             with _uncompiled(), run.dispatch if run.exhaustive else nullcontext(), run:
-                result = tree.model(*args, **kwargs)
+                result = drained(tree.model(*args, **kwargs))
             outs = [(run.value(t), t) for t in flatten(result)]
             if any(v.shape != t.shape for v, t in outs):
                 raise UnseenOpError("a tensor was given another shape by what torch functions do not see")
@@ -1175,10 +1198,33 @@ def run_forward(
     return Trace(events, outputs, number, run.macs, run.ledger.peak, run.used, run.failed)
 
 
+@contextmanager
+def _room_for_frames() -> Iterator[None]:
+    """The run's own frames lie between those of the model, which may be nested as deep as torch can call."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(2 * limit)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 def _uncompiled() -> AbstractContextManager[Any]:
     """What torch.compile has wrapped runs as it was written. Before torch has loaded its compiler there is none."""
     loaded = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
+
+
+_LAZY = (GeneratorType, map, filter, zip)
+
+
+def drained(result: Any) -> Any:
+    """A result whose parts are made one by one, with all of them made."""
+    if isinstance(result, _LAZY):
+        return [drained(v) for v in result]
+    if type(result) in (tuple, list):
+        return type(result)(drained(v) for v in result)
+    return {k: drained(v) for k, v in result.items()} if type(result) is dict else result
 
 
 def flatten(result: Any) -> list[Tensor]:

@@ -8,6 +8,7 @@ import io
 import random
 import subprocess
 import sys
+import threading
 import typing
 import warnings
 
@@ -923,4 +924,90 @@ def test_scripted_modules(case, level):
         total = sum(p.numel() for p in net.parameters())
         assert report.params == sum(r.params for r in report.rows) == total == (0 if "freeze" in case else 43)
     assert [getattr(m, "training", None) for m in net.modules()] == flags
+    assert not any("_call_impl" in m.__dict__ for m in net.modules())
+
+
+# ------------------------------------------------------------------------------------------------ unusual modules
+
+
+def nested(depth):
+    return functools.reduce(lambda inner, _: nn.Sequential(inner), range(depth), conv())
+
+
+@both_levels
+def test_modules_nested_as_deep_as_torch_calls_them(level):
+    net = nested(250)
+    assert net(torch.zeros(1, *IMAGE)).shape == (1, *IMAGE)
+    assert rfcalc.analyze(net, IMAGE, level=level).rf_output == (3, 3)
+
+
+@both_levels
+def test_modules_nested_deeper_than_torch_calls_them(level):
+    net = nested(2000)
+    with pytest.raises(rfcalc.ForwardError, match="recursion") as caught:
+        rfcalc.analyze(net, IMAGE, level=level)
+    assert len(str(caught.value)) < 600
+    uncalled = Fn(lambda m, x: m.used(x), used=conv(), deep=net)
+    assert rfcalc.analyze(uncalled, IMAGE, level=level).params == 20
+
+
+@both_levels
+def test_outputs_made_one_by_one(level):
+    report = rfcalc.analyze(Fn(lambda m, x: (m.conv(x) for _ in range(2)), conv=conv()), IMAGE, level=level)
+    assert report.output_shapes == ((1, 1, 8, 8),) * 2
+    assert report.rf_output == (3, 3)
+
+
+@both_levels
+def test_parameters_of_a_functional_call_are_reached(level):
+    def forward(m, x):
+        twice = {k: p * 2 for k, p in m.conv.named_parameters()}
+        return torch.func.functional_call(m.conv, twice, (x,))
+
+    report = rfcalc.analyze(Fn(forward, conv=conv()), IMAGE, level=level)
+    assert report.unreached == ()
+    assert sum(r.params for r in report.rows) == report.params == 10
+
+
+@both_levels
+def test_a_module_that_returns_its_weight(level):
+    report = rfcalc.analyze(Fn(lambda m, x: m.weight, weight=nn.Parameter(torch.rand(3, 2))), (2,), level=level)
+    assert report.params == 6
+    assert report.notes == ("the output does not depend on the input",)
+
+
+class Cache:
+    """A helper that is no module, as caches of keys and values are."""
+
+    def __init__(self):
+        self.last, self.all, self.inner = None, [], {"more": collections.deque([1]), "list": []}
+
+
+@both_levels
+def test_helpers_keep_nothing_of_the_run(level):
+    def forward(m, x):
+        m.cache.last = x
+        m.cache.all.append(x)
+        m.cache.inner["list"].append(x)
+        m.table["cache"].last = x
+        return m.conv(x)
+
+    net = Fn(forward, conv=conv(), cache=Cache(), table={"cache": Cache()})
+    rfcalc.analyze(net, IMAGE, level=level)
+    assert (net.cache.last, net.cache.all, net.cache.inner["list"], net.table["cache"].last) == (None, [], [], None)
+
+
+def test_threads_take_turns():
+    net = nn.Sequential(*(conv() for _ in range(20))).train()
+    seen = []
+    threads = [
+        threading.Thread(target=lambda: seen.extend(rfcalc.analyze(net, IMAGE).row("19").r_out for _ in range(3)))
+        for _ in range(4)
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert seen == [(41, 41)] * 12
+    assert all(m.training for m in net.modules())
     assert not any("_call_impl" in m.__dict__ for m in net.modules())
