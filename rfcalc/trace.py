@@ -1063,7 +1063,10 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
         usual = tuple(islice(d, len(_OF_EVERY_MODULE))) == _OF_EVERY_MODULE
         for v in islice(d.values(), len(_OF_EVERY_MODULE), None) if usual else d.values():
             if type(v) not in _ATOMS:  # a list, a table or a helper that the module's author keeps
-                _remember(v, tables, seen)
+                if type(v) is list and _ATOMS.issuperset(map(type, v)):
+                    tables.append((v, v.copy()))
+                else:
+                    _remember(v, tables, seen)
         d["training"] = False
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]

@@ -936,7 +936,7 @@ def nested(depth):
 
 @both_levels
 def test_modules_nested_as_deep_as_torch_calls_them(level):
-    net = nested(250)
+    net = nested(220)
     assert net(torch.zeros(1, *IMAGE)).shape == (1, *IMAGE)
     assert rfcalc.analyze(net, IMAGE, level=level).rf_output == (3, 3)
 
