@@ -717,7 +717,7 @@ def _pieces(call: _Call, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, 
 @_surrogate(
     "max min amax amin aminmax median nanmedian mode var std var_mean std_mean prod nanmean nansum logsumexp sort "
     "msort argsort argmax argmin all any count_nonzero topk kthvalue quantile nanquantile norm linalg_norm "
-    "linalg_vector_norm frobenius_norm"
+    "linalg_vector_norm frobenius_norm _is_all_true _is_any_true"
 )
 def _reduction(call: _Call, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The mean over the same dims, in the shape of each real output; indices stay as they are, with a shadow."""
@@ -817,7 +817,12 @@ def _setitem(call: _Call, x: Tensor, index: Any, value: Any) -> Any:
     """After `x[x < 0] = y` both the old and the new may be anywhere, and so may the reason."""
     shadow = call.shadow_of(index)
     if shadow is None:
-        return call.real()
+        if not isinstance(value, Tensor) or not any(t.dtype is torch.long for t in _tensors(index)):
+            return call.real()
+        source = torch.arange(1.0, x.numel() + 1).view(x.shape)
+        source[index] = torch.arange(x.numel() + 1.0, x.numel() + 1 + value.numel()).view(value.shape)
+        x.copy_(_by_number(source, x, value))
+        return None
     x += shadow.reshape(*shadow.shape, *[1] * (x.ndim - shadow.ndim))
     if isinstance(value, Tensor) and value.requires_grad:
         x += value.mean()
@@ -1007,6 +1012,49 @@ def _affine_grid(call: _Call, theta: Tensor, size: Any, *args: Any, **kwargs: An
 @_surrogate("deform_conv2d roi_align roi_pool ps_roi_align ps_roi_pool")
 def _anywhere(call: _Call, *args: Any, **kwargs: Any) -> Tensor:
     return reduce(torch.add, [t.mean() for t in call.operands()]).expand(call.shape()).clone()
+
+
+@_surrogate("scatter index_copy index_put _unsafe_index_put put")
+def _written(call: _Call, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Where several values go to one place the last one stays; torch's derivative gives to all of them."""
+    accumulate = kwargs.get("accumulate", args[2] if call.base in ("index_put", "put") and len(args) > 2 else False)
+    reduce_by = kwargs.get("reduce")
+    values = [t for t in _tensors(args, kwargs) if t.is_floating_point()]
+    if reduce_by is not None:
+        return torch.scatter_add(x, args[0], args[1], values[0]) if values else x.clone()
+    if accumulate or not values:
+        return call.real()
+    first = torch.arange(1.0, x.numel() + 1).view(x.shape)
+    second = torch.arange(x.numel() + 1.0, x.numel() + 1 + values[0].numel()).view(values[0].shape)
+    given, named = _map((args, kwargs), lambda v: second if v is values[0] else v)
+    return _by_number(call.func(first, *given, **named), x, values[0])
+
+
+def _by_number(source: Tensor, *items: Tensor) -> Tensor:
+    """The elements of the items, which are numbered from 1, in the order of `source`."""
+    return torch.cat([t.flatten() for t in items])[source.long() - 1]
+
+
+@_surrogate("scatter_reduce index_reduce")
+def _joined(call: _Call, x: Tensor, dim: int, index: Tensor, source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The sum stands for whatever joins them."""
+    kept = kwargs.get("include_self", True)
+    if call.base == "scatter_reduce":
+        return torch.scatter_add(x if kept else x.scatter(dim, index, 0.0), dim, index, source)
+    return torch.index_add(x if kept else x.index_fill(dim, index, 0.0), dim, index, source)
+
+
+@_surrogate(
+    "mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy binary_cross_entropy_with_logits"
+)
+def _loss(call: _Call, *args: Any, reduction: str = "mean", **kwargs: Any) -> Tensor:
+    every = _sum(call.operands(), np.broadcast_shapes(*(t.shape for t in _tensors(args, kwargs))))
+    return every if reduction == "none" else every.mean()
+
+
+@_surrogate("multi_margin_loss multilabel_margin_loss")
+def _margin_loss(call: _Call, x: Tensor, target: Tensor, *args: Any, reduction: str = "mean", **kwargs: Any) -> Tensor:
+    return x.mean(-1) if reduction == "none" else x.mean()
 
 
 @_surrogate("pad fold")

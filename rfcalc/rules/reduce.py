@@ -30,7 +30,8 @@ def reduced(call: Call, x: Value, dims: tuple[int, ...]) -> Result:
 
 @rule("sum", "mean", "nansum", "nanmean", "amax", "amin", "prod", "std", "var", "std_mean", "var_mean", "all", "any",
       "logsumexp", "count_nonzero", "aminmax", "argmax", "argmin", "max", "min", "median", "nanmedian", "mode",
-      "linalg_vector_norm", "norm", "frobenius_norm", "quantile", "nanquantile")  # fmt: skip
+      "linalg_vector_norm", "norm", "frobenius_norm", "quantile", "nanquantile", "_is_all_true",
+      "_is_any_true")  # fmt: skip
 def reduction(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     """Reductions spell `dim` as an int, a list or nothing, in the first or second place."""
     if call.op in ("max", "min") and args and isinstance(args[0], Value):

@@ -335,16 +335,17 @@ def roll(call: Call, x: Value, shifts: Any, dims: Any = ()) -> Result:
 
 # ------------------------------------------------------------------------------------------- element by element
 
-_BY_ELEMENT = 1 << 20  # above this many elements, movements without structure are not followed one by one
+BY_ELEMENT = 1 << 20  # above this many elements, movements without structure are not followed one by one
 
 
 def elements(items: Sequence[Value], source: Index, out: Shape) -> Field | None:
-    """Each output element copies one element of the items, flattened one after another and counted from 1; 0: none."""
+    """What each output element copies, or joins where `source` has several columns: elements of the items, flattened
+    one after another and counted from 1; 0: none."""
     fields, start = [], 1
     for v in items:
         n = math.prod(v.shape)
         if v.field is not None:
-            at = source.reshape(-1, 1) - start
+            at = source.reshape(math.prod(out), -1) - start
             mine = (at >= 0) & (at < n)
             taps = Taps(np.where(mine, at, -1), np.where(mine, at, HOLE))
             flat = reshaped(v.field.unmasked(), v.shape, (n,))
@@ -357,7 +358,7 @@ def elements(items: Sequence[Value], source: Index, out: Shape) -> Field | None:
 def _by_example(call: Call, items: Sequence[Value], run: Callable[..., torch.Tensor]) -> Result:
     """Find where each element comes from by running torch's own op on the elements' numbers."""
     sizes = [math.prod(v.shape) for v in items]
-    if sum(sizes) > _BY_ELEMENT or math.prod(call.out[0]) > _BY_ELEMENT:
+    if sum(sizes) > BY_ELEMENT or math.prod(call.out[0]) > BY_ELEMENT:
         return unknown(call, *items)
     starts = np.cumsum([1, *sizes[:-1]])
     with torch.inference_mode(False):
@@ -371,7 +372,7 @@ def _by_example(call: Call, items: Sequence[Value], run: Callable[..., torch.Ten
 def _back_by_example(call: Call, shape: Shape, run: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Writing through a view that picks elements: the same elements of the parent are replaced."""
     n = math.prod(shape)
-    if n > _BY_ELEMENT:
+    if n > BY_ELEMENT:
         return
     picked = run(torch.arange(n).view(shape)).numpy().reshape(-1)
 
@@ -506,47 +507,48 @@ def slice_scatter(
     return write_box(x.field, field, x.shape, [(at, _range(x.shape[at], start, end, step))])
 
 
-_OVERWRITE = ("index_put", "index_fill", "index_copy", "scatter", "masked_scatter", "select_scatter", "put",
-              "diagonal_scatter")  # fmt: skip
+_OVERWRITE = ("index_put", "_unsafe_index_put", "index_fill", "index_copy", "scatter",
+              "masked_scatter", "select_scatter", "put", "diagonal_scatter")  # fmt: skip
 _ACCUMULATE = ("index_add", "scatter_add", "scatter_reduce", "index_reduce")
+_PUTS = ("index_put", "_unsafe_index_put")
 
 
 @rule(*_OVERWRITE, *_ACCUMULATE)
 def scattered_write(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     """Known targets: exact, element by element. Targets from the data: x may keep its own, joined with all written."""
     sources, indices = _roles(call.op, args, kwargs)
-    flat = _flat(indices)
-    if all(i.const is not None and i.field is None for i in flat):
-        adds = call.op in _ACCUMULATE or (call.op == "index_put" and len(args) > 2 and bool(args[2]))
-        small = sum(math.prod(v.shape) for v in (x, *sources)) <= _BY_ELEMENT
-        if not adds and small:
+    flat = list(values(indices))
+    known = all(i.const is not None and i.field is None for i in flat)
+    if known and sum(math.prod(v.shape) for v in (x, *sources)) <= BY_ELEMENT:
+        if not _accumulates(call.op, args, kwargs):
             return _overwritten(call, x, sources, args, kwargs)
-        if call.op in ("index_add", "index_reduce", "scatter_add", "scatter_reduce") and small and sources:
-            return _accumulated(call, x, sources[0], args[0], flat[0])
+        return _accumulated(call, x, sources, args, kwargs, flat)
     by_data = any(i.field is not None for i in flat)
     fields = [] if x.field is None else [x.field.unmasked()]
     fields += [mix(everything(v.field, None if by_data else call.op)) for v in (*sources, *flat) if v.field is not None]
     return join(fields) if fields else None
 
 
-def _flat(args: Any) -> list[Value]:
-    return list(values(args))
+def _accumulates(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Is what stood there kept and joined with what is written?"""
+    if op in _PUTS or op == "put":
+        return bool(kwargs.get("accumulate", args[2] if len(args) > 2 else False))
+    return op in _ACCUMULATE or kwargs.get("reduce") is not None
 
 
 def _roles(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Value], list[Any]]:
     """Which tensors are written, and which say where. The order differs from op to op."""
     every = [*args, *kwargs.values()]
-    if op == "index_put":
+    if op in _PUTS:
         return [a for a in every[1:] if isinstance(a, Value)], list(every[0])
     tensors = [a for a in every if isinstance(a, Value)]
-    if op in ("masked_scatter", "put", "scatter", "scatter_add", "scatter_reduce", "index_copy", "index_add",
-              "index_reduce", "index_fill"):  # fmt: skip
-        return tensors[1:], tensors[:1]
-    return tensors, []
+    if op in ("select_scatter", "diagonal_scatter"):
+        return tensors, []
+    return tensors[1:], tensors[:1]
 
 
 def _overwritten(call: Call, x: Value, sources: Sequence[Value], args: Any, kwargs: Any) -> Result:
-    op = getattr(torch.ops.aten, call.op)
+    op = torch.ops.aten.index_put if call.op in _PUTS else getattr(torch.ops.aten, call.op)
     items = [x, *sources]
 
     def run(*numbered: torch.Tensor) -> torch.Tensor:
@@ -569,31 +571,45 @@ def _overwritten(call: Call, x: Value, sources: Sequence[Value], args: Any, kwar
     return _by_example(call, items, run)
 
 
-def _accumulated(call: Call, x: Value, source: Value, dim: int, index: Value) -> Result:
-    """x plus every source element that is added to it."""
-    where = index.const.cpu()
-    at = dim_of(dim, len(x.shape))
-    if call.op.startswith("index"):
-        shape = [1] * len(source.shape)
-        shape[at] = -1
-        where = where.reshape(shape).expand(source.shape)
-    numbers = torch.arange(math.prod(x.shape)).view(x.shape)
-    crop = tuple(slice(0, where.shape[d]) if d != at else slice(None) for d in range(len(x.shape)))
-    target = torch.gather(numbers[crop], at, where).numpy().reshape(-1)
-    taken_from = torch.arange(math.prod(source.shape)).view(source.shape)[tuple(slice(0, n) for n in where.shape)]
-    used = taken_from.numpy().reshape(-1)
-    fields = [] if x.field is None else [x.field.unmasked()]
+def _accumulated(
+    call: Call, x: Value, sources: Sequence[Value], args: Any, kwargs: Any, indices: Sequence[Value]
+) -> Result:  # fmt: skip
+    """x, and every source element that is joined to it; without `include_self`, x only where nothing is written."""
+    source = sources[0] if sources else Value(())  # a number
+    target, used = _targets(call.op, x, source, args, [i.const.cpu() for i in indices])
     n_out = math.prod(x.shape)
-    most = int(np.bincount(target, minlength=n_out).max())
-    table = np.zeros((n_out, most), np.int64)
+    times = np.bincount(target, minlength=n_out)
+    kept = np.arange(1, n_out + 1)
+    if not kwargs.get("include_self", True):
+        kept[times > 0] = 0
+    table = np.zeros((n_out, int(times.max(initial=0))), np.int64)
     order = np.argsort(target, kind="stable")
     rank = np.arange(len(target)) - np.searchsorted(target[order], target[order])
     table[target[order], rank] = used[order] + 1
-    for column in table.T:
-        added = elements([source], column, x.shape)
-        if added is not None:
-            fields.append(added)
-    return join(fields) if fields else None
+    fields = [elements([x], kept, x.shape) if (kept == 0).any() else x.field and x.field.unmasked()]
+    fields.append(elements([source], table, x.shape) if table.size else None)
+    found = [f for f in fields if f is not None]
+    return join(found) if found else None
+
+
+def _targets(op: str, x: Value, source: Value, args: Any, where: list[torch.Tensor]) -> tuple[Index, Index]:
+    """For each element that is written, the flat position where it goes and the flat position where it comes from."""
+    numbers = torch.arange(math.prod(x.shape)).view(x.shape)
+    origin = torch.arange(math.prod(source.shape)).view(source.shape)
+    if op in _PUTS:
+        consts = iter(where)
+        target = numbers[tuple(slice(None) if i is None else next(consts) for i in args[0])]
+        origin = origin.expand(target.shape)
+    elif op == "put":
+        target = where[0] % numbers.numel()
+    else:
+        at, index = dim_of(args[0], len(x.shape)), where[0]
+        if op.startswith("index"):
+            index = index.reshape([-1 if d == at else 1 for d in range(len(source.shape))]).expand(source.shape)
+        crop = tuple(slice(None) if d == at else slice(0, n) for d, n in enumerate(index.shape))
+        target = torch.gather(numbers[crop], at, index)
+        origin = origin[tuple(slice(0, n) for n in index.shape)] if source.shape else origin.expand(index.shape)
+    return target.reshape(-1).numpy(), origin.reshape(-1).numpy()
 
 
 @rule("take")

@@ -151,6 +151,43 @@ def test_accumulating_writes_keep_what_was_there(rules):
     )
 
 
+@pytest.mark.parametrize(
+    ("op", "args", "options", "exact"),
+    [
+        ("scatter", (1, [[2, 2]], "source"), {}, [(0, 0), (1, 1), (5, 5), (3, 3)]),
+        ("scatter", (1, [[2, 2]], "source"), {"reduce": "add"}, [(0, 0), (1, 1), (2, 5), (3, 3)]),
+        ("scatter", (1, [[2, 2]], 7.0), {}, [(0, 0), (1, 1), None, (3, 3)]),
+        ("scatter", (1, [[2, 2]], 7.0), {"reduce": "multiply"}, [(0, 0), (1, 1), (2, 2), (3, 3)]),
+        ("scatter_reduce", (1, [[2, 2]], "source", "amax"), {}, [(0, 0), (1, 1), (2, 5), (3, 3)]),
+        ("scatter_reduce", (1, [[2, 2]], "source", "amax"), {"include_self": False}, [(0, 0), (1, 1), (4, 5), (3, 3)]),
+        ("index_reduce", (1, [2, 2], "source", "prod"), {"include_self": False}, [(0, 0), (1, 1), (4, 5), (3, 3)]),
+        ("put", ([-1, -1], "source"), {}, [(0, 0), (1, 1), (2, 2), (5, 5)]),
+        ("put", ([-1, -1], "source", True), {}, [(0, 0), (1, 1), (2, 2), (3, 5)]),
+        ("put", ([-1, -1], "source"), {"accumulate": True}, [(0, 0), (1, 1), (2, 2), (3, 5)]),
+        ("index_put", ([[[0]], [[1, 1]]], "source"), {}, [(0, 0), (5, 5), (2, 2), (3, 3)]),
+        ("index_put", ([None, [1, 1]], "source", True), {}, [(0, 0), (1, 5), (2, 2), (3, 3)]),
+        ("_unsafe_index_put", ([None, [3, 0]], "source"), {}, [(5, 5), (1, 1), (2, 2), (4, 4)]),
+    ],
+)
+def test_what_is_overwritten_is_gone_and_what_is_joined_is_not(rules, op, args, options, exact):
+    """x holds the elements 0..3 of the axis, the source 4 and 5."""
+    both = rules.image(1, 6, axes=(1,))
+    x, source = (
+        Value((1, b - a), RULES["slice"](Call("slice", ((1, b - a),)), both, 1, a, b)) for a, b in ((0, 4), (4, 6))
+    )
+    if op == "put":
+        source = Value((2,), RULES["view"](Call("view", ((2,),)), source))
+
+    def given(a):
+        if a == "source":
+            return source
+        if isinstance(a, list) and (a[0] is None or isinstance(a[0], list)) and op.endswith("index_put"):
+            return [None if i is None else rules.const(i) for i in a]
+        return rules.const(a) if isinstance(a, list) else a
+
+    assert rules.run(op, (1, 4), x, *map(given, args), **options).exact == (exact,)
+
+
 def test_element_by_element_products_and_blocks(rules):
     x = rules.image(2, axes=(0,))
     assert rules.run("kron", (4,), x, rules.weight(2)).exact == ([(0, 0), (0, 0), (1, 1), (1, 1)],)
