@@ -617,7 +617,7 @@ def pad_part(part: Part, dim: int, n: int, before: int, after: int, mode: str, j
     start = max(-before, 0)
     out = ext[(slice(None),) * ax + (slice(start, start + len(at)),)]
     if mode != "constant" and outside.any():
-        exact = part.bounds[:2].take(_wrapped(at, n, mode), ax)
+        exact = part.bounds[:2].take(_wrapped(before, after, n, mode), ax)
         out = np.concatenate([exact, out[2:]])
     return part._replace(bounds=out)
 
@@ -626,10 +626,12 @@ def _along(v: NDArray[Any], ndim: int, ax: int) -> NDArray[Any]:
     return v.reshape([-1 if i == ax else 1 for i in range(ndim)])
 
 
-def _wrapped(at: Index, n: int, mode: str) -> Index:
+def _wrapped(before: int, after: int, n: int, mode: str) -> Index:
     """The input position a padded position copies."""
-    if mode == "circular":
-        return at % n
+    at = np.arange(-before, n + after)
+    if mode == "circular":  # what a negative amount crops is gone before the rest is wrapped
+        first, kept = max(-before, 0), n + min(before, 0) + min(after, 0)
+        return np.clip(first + (at - first) % max(kept, 1), 0, n - 1)
     if mode == "replicate":
         return np.clip(at, 0, n - 1)
     if n == 1:

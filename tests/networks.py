@@ -1061,6 +1061,15 @@ fn(
     "bilinear recompute",
     lambda x: F.interpolate(x, scale_factor=(1.7, 0.6), mode="bilinear", recompute_scale_factor=True),
 )
+for _mode in ("nearest", "nearest-exact"):
+    fn(
+        f"{_mode} scale that torch ignores",
+        lambda x, m=_mode: F.interpolate(x, scale_factor=(1.1, 2.1), mode=m)[..., 1:],
+        (1, 7, 2),
+    )
+fn("circular pad that crops", lambda x: F.pad(x, (-2, 3, 1, -4), "circular"))
+fn("reflect pad that crops", lambda x: F.pad(x, (-2, 3, 1, -4), "reflect"))
+fn("replicate pad that crops", lambda x: F.pad(x, (-2, 3, 1, -4), "replicate"))
 case("pixel_shuffle", lambda: nn.PixelShuffle(2), (8, 3, 4))
 case("pixel_unshuffle", lambda: nn.PixelUnshuffle(2), (1, 6, 8))
 case("channel_shuffle", lambda: nn.ChannelShuffle(2), (4, 3, 5))

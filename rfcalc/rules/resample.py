@@ -118,9 +118,14 @@ def _scales(args: tuple[Any, ...], n: int) -> list[float | None]:
     "_upsample_nearest_exact3d",
 )
 def nearest(call: Call, x: Value, size: Any = None, *scales: Any, **named: Any) -> Result:
-    n = int(call.op[-2])
+    """In two dims torch copies or halves the index where it can, and never looks at the scale (in three only for maps
+    laid out with the channels last, which a shape does not tell)."""
+    n, half = int(call.op[-2]), "exact" in call.op
     given = _scales((*scales, *named.values()), n)
-    return _resample(call, x, n, lambda a, b, i: nearest_taps(a, b, given[i], "exact" in call.op))
+    plain = call.op == "upsample_nearest2d"
+    return _resample(
+        call, x, n, lambda a, b, i: nearest_taps(a, b, None if plain and b in (a, 2 * a) else given[i], half)
+    )
 
 
 @rule("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")

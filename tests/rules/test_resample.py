@@ -84,3 +84,27 @@ def test_sampling_is_global_but_knows_its_own_coordinates(rules):
     )  # fmt: skip
     alone = rules.run("grid_sampler", (1, 1, 2, 5), rules.weight(1, 1, 3, 4), grid)
     assert alone.exact == ([(0, 0)] * 5 + [(1, 1)] * 5, [(i, i) for i in range(5)] * 2)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("factor", [0.3, 0.5, 0.9, 1.0, 1.04, 1.3, 1.9, 2.0, 2.04, 2.3, 2.45, 3.3, "size", "recompute"])
+def test_nearest_reads_what_torch_reads(rules, ndim, exact, n, factor):
+    """In two dims torch copies or halves the index where the lengths allow it, whatever the factor says."""
+    wide = [*[2] * (ndim - 1), n]
+    ramp = torch.arange(float(n)).expand(1, 1, *wide)
+    mode = "nearest-exact" if exact else "nearest"
+    if factor == "size":
+        out, given = F.interpolate(ramp, [*[2] * (ndim - 1), 2 * n + 1], mode=mode), None
+    elif factor == "recompute":
+        out, given = F.interpolate(ramp, scale_factor=2.3, mode=mode, recompute_scale_factor=True), None
+    elif int(n * factor) == 0:
+        pytest.skip("no output")
+    else:
+        given = [*[1.0] * (ndim - 1), factor]
+        out = F.interpolate(ramp, scale_factor=given, mode=mode)
+    op = f"_upsample_nearest_exact{ndim}d" if exact else f"upsample_nearest{ndim}d"
+    x = rules.image(1, 1, *wide, axes=(ndim + 1,))
+    size = tuple(out.shape)
+    assert rules.run(op, size, x, list(size[2:]), given).exact == ([(int(v), int(v)) for v in out.flatten()],)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -223,3 +224,21 @@ def test_operands_beside_each_other_go_on_apart():
     model = Net(lambda x, a, b: b(torch.cat([a(x), a(x)], 2)), conv(1, 1, 2), conv(3, 1, 1))
     last = both_levels(model, (1, 8, 8)).rows[-1]
     assert (last.r_min, last.r_out) == ((3, 3), (12, 3))
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_padding_reads_what_torch_reads(rules, mode, n):
+    """Every pair of amounts that torch takes, negative ones among them: it crops first, then fills."""
+    ops = {"constant": "constant_pad_nd", "circular": "_pad_circular", "reflect": "reflection_pad1d"}
+    op = ops.get(mode, "replication_pad1d")
+    for before, after in itertools.product(range(-3, 6), repeat=2):
+        try:
+            ramp = F.pad(torch.arange(1.0, n + 1).view(1, 1, n), (before, after), mode)
+        except RuntimeError:
+            continue
+        kept = n + min(before, 0) + min(after, 0)
+        if not ramp.numel() or (mode == "circular" and max(before, after) > kept):
+            continue  # torch leaves memory unwritten there
+        got = rules.run(op, tuple(ramp.shape), rules.image(1, 1, n), (before, after))
+        assert got.exact == ([None if v == 0 else (int(v) - 1,) * 2 for v in ramp.flatten()],), (before, after)
