@@ -406,6 +406,12 @@ def _signature(func: Any) -> inspect.Signature | None:
     return inspect.signature(func) if isinstance(func, types.FunctionType) else None
 
 
+def _is_torchs_own(func: Any) -> bool:
+    """Not an op of a library of the user's that bears a known name."""
+    name = str(getattr(func, "_qualified_op_name", None) or getattr(func, "_name", "aten::"))
+    return name.startswith(("aten::", "torchvision::"))
+
+
 _IN_PLACE_OPERATORS = frozenset(
     "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift idiv".split()
 )
@@ -448,7 +454,7 @@ class _Call:
         if not shadowed and not any(t.requires_grad for t in every):
             return self.real()
         self._refuse_real_indices()
-        surrogate = _SURROGATES.get(self.base)
+        surrogate = _SURROGATES.get(self.base) if _is_torchs_own(self.func) else None
         if surrogate is None:
             result = self.real()
             return self.follow(result) if shadowed else result

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from .calls import call_name, is_query
 from .field import Field, Shape, TooLargeError, everything, join
 from .layout import as_on_cpu
-from .rules import RULES, Call, Value, Window, elementwise, unknown
+from .rules import RULES, Call, Value, Window, elementwise, named, unknown
 from .rules.work import WORK
 
 _pop_mode, _push_mode = torch._C._pop_torch_function_stack, torch._C._push_on_torch_function_stack
@@ -222,9 +222,9 @@ _MADE_LIKE = frozenset("zeros_like ones_like full_like new_zeros new_ones new_fu
 @lru_cache(maxsize=4096)
 def schema_of(func: Any) -> Schema:
     schema = func._schema
-    op = schema.name.split("::")[1]
+    op = named(func)
     written = tuple(a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write)
-    if op not in RULES and op.endswith("_") and not op.startswith("__"):
+    if op not in RULES and op.endswith("_") and not op.endswith("__"):
         op = op[:-1]
     by_set: dict[str, str] = {}
     spread_out = ""  # the argument whose pieces a returned list is: `Tensor(a -> *) self -> Tensor(a)[]`

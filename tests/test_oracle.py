@@ -14,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from rfcalc import analyze
 from rfcalc.calls import is_query
 from rfcalc.errors import ForwardError, InputError, RfcalcError
 from rfcalc.oracle import Check, positions_of, prepare, replay, verify
@@ -525,3 +526,18 @@ def test_a_deep_network_of_residuals_neither_over_nor_underflows():
     assert line(model, 30, length=50) == (0, 49)
     plain = nn.Sequential(*[nn.Conv1d(2, 2, 3) for _ in range(200)])
     assert line(plain, 5, length=420) == (5, 405)
+
+
+def test_an_op_of_ones_own_with_a_known_name_has_no_stand_in():
+    library = torch.library.Library("rfcalc_oracle", "DEF")
+    library.define("relu(Tensor x) -> Tensor")
+    library.impl("relu", lambda x: x.flip(2) + x, "CompositeImplicitAutograd")
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return torch.ops.rfcalc_oracle.relu(x)
+
+    report = analyze(Net(), (1, 8))
+    checks = list(verify(Net(), (1, 8), report))
+    assert {c.position: c.measured for c in checks}[(0,)] == (0, 7)
+    assert all(c.agrees for c in checks)

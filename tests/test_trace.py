@@ -528,12 +528,49 @@ def test_dynamically_quantized_modules(level):
     assert any("run on CPU tensors" in note for note in report.notes)
     assert report.output_shapes == ((1, 1, 8, 4),)
     assert report.params == 10
-    assert report.approximate_ops == ("linear_dynamic",)
+    assert report.approximate_ops == ("quantized::linear_dynamic",)
     assert [r.exact for r in report.rows] == [True, False, False]
     assert report.rf_output == (8, 8)
 
 
 # ----------------------------------------------------------------------------------------------------- unknown ops
+
+
+@functools.cache
+def namesake():
+    """An op of a user's own that bears an ATen name, and is none."""
+    library = torch.library.Library("rfcalc_own", "DEF")
+    library.define("relu(Tensor x) -> Tensor")
+    library.define("relu_(Tensor(a!) x) -> Tensor(a!)")
+    library.define("tripled(Tensor x) -> Tensor", tags=(torch.Tag.pointwise,))
+    library.define("conv2d(Tensor x, Tensor weight) -> Tensor")
+    library.define("mean(Tensor x) -> Tensor")
+    library.impl("relu", lambda x: x.flip(3) + x, "CompositeExplicitAutograd")
+    library.impl("relu_", lambda x: x, "CompositeExplicitAutograd")
+    library.impl("tripled", lambda x: x * 3, "CompositeExplicitAutograd")
+    library.impl("conv2d", lambda x, weight: x * 1, "CompositeExplicitAutograd")
+    library.impl("mean", lambda x: x * 2, "CompositeImplicitAutograd")
+    return library
+
+
+@both_levels
+@pytest.mark.parametrize(
+    ("op", "rest", "field", "approximate"),
+    [
+        ("relu", (), (8, 8), ("rfcalc_own::relu",)),
+        ("relu_", (), (8, 8), ("rfcalc_own::relu",)),
+        ("conv2d", (torch.zeros(1, 1, 3, 3),), (8, 8), ("rfcalc_own::conv2d",)),
+        ("tripled", (), (3, 3), ()),  # torch itself says that it is element-wise
+        ("mean", (), (3, 3), ()),  # made of other ops, which are seen
+    ],
+)
+def test_an_op_with_the_name_of_another_is_not_taken_for_it(level, op, rest, field, approximate):
+    namesake()
+    own = getattr(torch.ops.rfcalc_own, op)
+    report = rfcalc.analyze(Fn(lambda m, x: own(m.conv(x), *rest), conv=conv()), IMAGE, level=level)
+    assert (report.rf_output, report.approximate_ops) == (field, approximate)
+    assert report.macs == 9 * 64
+    assert [row.exact for row in report.rows] == [True, not approximate]
 
 
 @functools.cache

@@ -115,7 +115,7 @@ def _column(v: Value) -> Value:
     return Value((*v.shape, 1), v.field)
 
 
-@rule("linear")
+@rule("linear", "quantized::linear")
 def linear(call: Call, x: Value, weight: Any, *bias: Any) -> Result:
     """Merge over the last dim. Quantized layers give their weights packed, as an object of its own."""
     if not isinstance(weight, Value):

@@ -28,7 +28,8 @@ rule(
         "eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not "
         "bitwise_xor isclose heaviside copysign polar complex bucketize "
         "abs angle sgn"
-    ).split()
+    ).split(),
+    *(f"quantized::{op}" for op in "add add_relu mul mul_relu relu6 leaky_relu sigmoid hardswish elu celu".split()),
 )(pointwise)
 
 

@@ -1,7 +1,9 @@
-"""The one table: ATen op name -> rule. A rule is shape and index arithmetic over fields.
+"""The one table: op -> rule. A rule is shape and index arithmetic over fields.
 
-A rule is called as `rule(call, *args, **kwargs)` with the arguments of the ATen op, every tensor replaced by a
-`Value`. It returns the `Field` of the output (None: depends on no input), or a tuple of them for several outputs.
+An op is known by its namespace and name as torch writes them, `torchvision::nms`; an ATen op by its name alone, as no
+other op can be: one of the same name in a user's own library is another op. A rule is called as
+`rule(call, *args, **kwargs)` with the arguments of the op, every tensor replaced by a `Value`. It returns the `Field`
+of the output (None: depends on no input), or a tuple of them for several outputs.
 In-place and `out=` forms share the rule of the plain op: `relu_` is looked up as `relu`.
 """
 
@@ -55,16 +57,50 @@ class Call:
 RULES: dict[str, Rule] = {}
 
 
-def rule(*ops: str) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of some ops, named as in ATen without namespace and overload."""
+def register(op: str, rule: Rule) -> None:
+    """Give an op its rule. Ops of one's own have a namespace; a second rule for the same op is refused.
 
-    def register(fn: Rule) -> Rule:
+    The rule gets a `Call` (the op and its output shapes) and the op's arguments, every tensor as a `Value`, and says
+    what the output depends on. In-place forms (`name_`) share the rule of the plain op. For an op that works element by
+    element it is there already:
+
+    >>> import torch
+    >>> import rfcalc
+    >>> from rfcalc.rules import elementwise, register
+    >>> library = torch.library.Library("rfcalc_example", "DEF")
+    >>> library.define("twice(Tensor x) -> Tensor")
+    'twice'
+    >>> library.impl("twice", lambda x: x * 2, "CompositeExplicitAutograd")
+    >>> class Net(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return torch.ops.rfcalc_example.twice(x)
+    >>> rfcalc.analyze(Net(), (1, 8, 8)).approximate_ops
+    ('rfcalc_example::twice',)
+    >>> register("rfcalc_example::twice", elementwise)
+    >>> rfcalc.analyze(Net(), (1, 8, 8)).approximate_ops
+    ()
+    """
+    op = op.removeprefix("aten::")
+    if op in RULES:
+        raise ValueError(f"{op} has a rule already")
+    RULES[op] = rule
+
+
+def rule(*ops: str) -> Callable[[Rule], Rule]:
+    """`register` as a decorator, for one or more ops."""
+
+    def decorate(fn: Rule) -> Rule:
         for op in ops:
-            assert op not in RULES, f"two rules for {op}"
-            RULES[op] = fn
+            register(op, fn)
         return fn
 
-    return register
+    return decorate
+
+
+def named(func: Any) -> str:
+    """The name of a torch op in the table."""
+    name: str = func._schema.name
+    return name.removeprefix("aten::")
 
 
 def values(args: Iterable[Any]) -> Iterator[Value]:

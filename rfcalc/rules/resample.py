@@ -160,7 +160,10 @@ def grid_sample(call: Call, x: Value, grid: Value, *args: Any, **kwargs: Any) ->
     return join(fields)
 
 
-@rule("deform_conv2d", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "nms", "affine_grid_generator")
+_OF_TORCHVISION = "deform_conv2d roi_align roi_pool ps_roi_align ps_roi_pool nms"
+
+
+@rule("affine_grid_generator", *(f"torchvision::{op}" for op in _OF_TORCHVISION.split()))
 def sampled(call: Call, *args: Any, **kwargs: Any) -> Result:
     """Reads wherever the data (or the weights) point: truly global."""
     return everywhere(call, *args, **kwargs)
