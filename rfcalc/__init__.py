@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import rules as rules
     from .design import Design, load_design
     from .errors import (
         ConfigError,
@@ -37,6 +38,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: the command line must answer `--help` without importing torch."""
     import importlib
 
+    if name == "rules":
+        return importlib.import_module(".rules", __name__)
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(f".{home}", __name__), name)

@@ -689,14 +689,9 @@ class Run(TorchFunctionMode):
 
     def apply(self, rule: Any, call: Call, vargs: Any, vkwargs: Any) -> tuple[Field | None, ...]:
         """The rule's fields, one per output. A rule that fails on its arguments is treated as no rule, and named."""
-        if rule is None:
-            out = unknown(call, *vargs, **vkwargs)
-        else:
-            try:
-                out = rule(call, *vargs, **vkwargs)
-            except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-                self.failed.setdefault(call.op, f"{type(error).__name__}: {error}")
-                out = unknown(call, *vargs, **vkwargs)
+        out, error = _interpreted(rule, call, vargs, vkwargs)
+        if error is not None:
+            self.failed.setdefault(call.op, f"{type(error).__name__}: {error}")
         return out if isinstance(out, tuple) else (out,) * max(len(call.out), 1)
 
     def _argument(self, schema: Schema, name: str, vargs: Any, vkwargs: Any) -> Any:
@@ -762,7 +757,8 @@ class Run(TorchFunctionMode):
                     _forget_numbers(v)
         call = Call(schema.op, tuple(tuple(t.shape) for t in outs))
         if any(a is not None and not a[1] for a in schema.aliases) and rule is not None:
-            self.apply(rule, call, vargs, vkwargs)  # a view of a constant may be written to later
+            # A view of a constant may be written to later. A rule that fails here has taken nothing to be unknown.
+            _interpreted(rule, call, vargs, vkwargs)
         self._bind(schema, rule, call, args, kwargs, vargs, vkwargs, outs, (None,) * len(outs), ())
         for t, c in zip(outs, consts, strict=False):
             v = t.__dict__.get(_KEY)
@@ -878,6 +874,16 @@ def _cycled(fields: tuple[Field | None, ...]) -> Iterator[Field | None]:
         yield from fields
 
 
+def _interpreted(rule: Any, call: Call, vargs: Any, vkwargs: Any) -> tuple[Any, Exception | None]:
+    """What a rule says, and why it could not: then as without a rule, everything joins and the op is named."""
+    if rule is None:
+        return unknown(call, *vargs, **vkwargs), None
+    try:
+        return rule(call, *vargs, **vkwargs), None
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return unknown(call, *vargs, **vkwargs), error
+
+
 def _replay(rule: Any, call: Call, vargs: Any, vkwargs: Any, parent: Traced, i: int) -> Any:
     """How to read a view off its parent again."""
 
@@ -886,7 +892,7 @@ def _replay(rule: Any, call: Call, vargs: Any, vkwargs: Any, parent: Traced, i: 
             return None
         value = Value(parent.shape, field)
         args = [value if a is parent else a for a in vargs]
-        out = (rule or unknown)(Call(call.op, call.out), *args, **vkwargs)
+        out, _ = _interpreted(rule, Call(call.op, call.out), args, vkwargs)
         result: Field | None = out[i] if isinstance(out, tuple) else out
         return result
 

@@ -554,6 +554,36 @@ def namesake():
 
 
 @both_levels
+@pytest.mark.parametrize("write", [False, True])
+def test_a_rule_that_fails_is_named_in_its_row_also_when_read_again(monkeypatch, level, write):
+    def fails(call, *args, **kwargs):
+        raise LookupError("not today")
+
+    def forward(m, x):
+        y = x * 1
+        part = y.unfold(3, 2, 1)
+        if write:
+            y.add_(1)
+            y[:, :, 0].mul_(x[:, :, 1])
+        return part * 2
+
+    monkeypatch.setitem(rfcalc.rules.RULES, "unfold", fails)
+    report = rfcalc.analyze(Fn(forward), IMAGE, level=level)
+    assert report.approximate_ops == ("unfold",)
+    assert [row.exact for row in report.rows if row.op == "unfold"] == [False]
+    assert not report.rows[-1].exact
+    assert report.notes == (
+        "the rule of unfold did not apply (LookupError: not today); its output is taken to depend on everything",
+    )
+
+
+@both_levels
+def test_a_rule_is_not_said_to_fail_on_a_constant(level):
+    report = rfcalc.analyze(Fn(lambda m, x: x * torch.arange(9.0).unfold(0, 2, 1).sum(1)), IMAGE, level=level)
+    assert (report.approximate_ops, report.notes, report.rf_output) == ((), (), (1, 1))
+
+
+@both_levels
 @pytest.mark.parametrize(
     ("op", "rest", "field", "approximate"),
     [
