@@ -17,7 +17,8 @@ if TYPE_CHECKING:
         RfcalcError,
     )
     from .gate import Budget, Violation, check
-    from .report import Axis, LayerRow, Region, Report, analyze
+    from .inputs import Axis
+    from .report import LayerRow, Region, Report, analyze
 
 __all__ = [
     "Axis", "Budget", "ConfigError", "Design", "DesignError", "ForwardError", "HistoryError", "InputError", "LayerRow",
@@ -30,7 +31,8 @@ _HOMES = {
         "ConfigError", "DesignError", "ForwardError", "HistoryError", "InputError", "NoDesignError", "RfcalcError",
     ),
     "gate": ("Budget", "Violation", "check"),
-    "report": ("Axis", "LayerRow", "Region", "Report", "analyze"),
+    "inputs": ("Axis",),
+    "report": ("LayerRow", "Region", "Report", "analyze"),
 }  # fmt: skip
 
 

@@ -35,7 +35,8 @@ from .calls import call_name, is_query
 from .errors import ForwardError, InputError, RfcalcError
 
 if TYPE_CHECKING:
-    from .report import Axis, LayerRow, Report
+    from .inputs import Axis
+    from .report import LayerRow, Report
 
 Box = tuple[int, int]
 _NEGLIGIBLE = 1e-6  # an interpolation weight below this is rounding noise, not a tap

@@ -26,25 +26,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from .errors import ForwardError, InputError, RfcalcError
-from .field import EMPTY, NOTHING, AxisField, Field, Part, Shape, Span, dense, forget, identity, line_of, take_part
+from .field import EMPTY, AxisField, Field, Part, Shape, Span, dense, forget, line_of, take_part
+from .inputs import Axis, Inputs, checked_model
 from .rules import Window
 from .shortcut import LEVEL_2
 from .trace import Event, Frame, NeedsValuesError, Trace, Tree, UnseenOpError, run_forward, survey
 
 SCHEMA = "rfcalc.report/1"
 _WRITE_OUT = 1 << 16  # maps of more positions are read part by part
-_LAYOUTS = {1: "T", 2: "CL", 3: "CHW", 4: "CDHW"}
 _TORCH_CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One axis of one input that fields are measured along; `dim` counts the batch (H of an image is 2)."""
-
-    input: int
-    dim: int
-    name: str
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -667,6 +657,8 @@ class _Reader:
         if len(shape) < 2:
             return None
         if 1 not in grid:
+            if grid[:1] == (0,) and len(shape) > 2:  # a sequence first, then the batch
+                return shape[-1] if len(shape) - 1 not in grid else None
             return shape[1]
         return shape[-1] if len(shape) - 1 not in grid else None
 
@@ -721,26 +713,30 @@ def analyze(
         model: any module, on any device (also meta); it is left exactly as it was.
         input_shape: `(C, H, W)` without the batch; a tuple or list of shapes for several inputs; a dict of shapes for
             keyword inputs. A leaf may also be a tensor (its shape, with batch, and dtype are used), and shapes may sit
-            in nested lists, tuples, dicts and dataclasses.
+            in nested lists, tuples, dicts and dataclasses. Tensors of 0 or 1 dims (a step, lengths, labels) go in as
+            they are, and so do plain numbers, flags, text and None beside other inputs.
         level: 2 (fast) or 1 (every op through torch's dispatcher); the reports are identical.
-        layout: one letter per dim of an input without the batch, C for channels: `TC` for tokens of features.
+        layout: one letter per dim of an input without the batch, C for channels: `TC` for tokens of features. N marks
+            the batch where it is not the first dim: `TNC` for a module that takes the sequence first.
         name: what the report calls the model.
         rebuild: makes the same model with real weights; used when the forward needs values.
 
     Raises:
-        InputError: a malformed shape. ForwardError: the model's forward raised; the message says where.
+        InputError: a malformed shape or layout, or no module. ForwardError: the model's forward raised; the message
+        says where.
 
     >>> import torch
     >>> report = analyze(torch.nn.Conv2d(1, 8, 3), (1, 28, 28))
     >>> report.rows[0].n_out, report.rows[0].r_out, report.params
     ((26, 26), (3, 3), 80)
     """
+    model = checked_model(model)
     with _ONE_AT_A_TIME:
         # A walk makes many small objects and no cycles; the collector would look through all of torch time and again.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            return _analyze(model, _Inputs(input_shape, layout), level, name or type(model).__name__, rebuild)
+            return _analyze(model, Inputs.of(input_shape, layout), level, name or type(model).__name__, rebuild)
         finally:
             forget()
             if collecting:
@@ -751,7 +747,7 @@ _ONE_AT_A_TIME = RLock()  # a run wraps the calls of the model's modules, and th
 
 
 def _analyze(
-    model: nn.Module, spec: _Inputs, level: int, name: str, rebuild: Callable[[], nn.Module] | None
+    model: nn.Module, spec: Inputs, level: int, name: str, rebuild: Callable[[], nn.Module] | None
 ) -> Report:  # fmt: skip
     notes: list[str] = []
     tree = survey(model)
@@ -780,7 +776,7 @@ _VALUES_NOTE = "run on CPU tensors, because the forward needs values ({})"
 
 
 def _with_values(
-    tree: Tree, spec: _Inputs, shortcuts: Any, dtype: Any, rebuild: Any, name: str
+    tree: Tree, spec: Inputs, shortcuts: Any, dtype: Any, rebuild: Any, name: str
 ) -> tuple[Trace, Tree, list[str]]:  # fmt: skip
     """A second run: with integers if that is what was missing, else (or then) on CPU tensors."""
     notes: list[str] = []
@@ -818,7 +814,7 @@ def _second_try(error: BaseException, tree: Tree) -> str | None:
     return None
 
 
-def _run(tree: Tree, spec: _Inputs, shortcuts: Any, dtype: Any, device: str) -> Trace:
+def _run(tree: Tree, spec: Inputs, shortcuts: Any, dtype: Any, device: str) -> Trace:
     try:
         return run_forward(tree, *spec.tensors(dtype, device), shortcuts)
     except Exception as error:
@@ -828,7 +824,7 @@ def _run(tree: Tree, spec: _Inputs, shortcuts: Any, dtype: Any, device: str) -> 
         return run_forward(tree, *spec.tensors(dtype, device), None)
 
 
-def _materialised(model: nn.Module, spec: _Inputs) -> nn.Module:
+def _materialised(model: nn.Module, spec: Inputs) -> nn.Module:
     """A copy of a model whose lazy modules have seen one input."""
     twin = _storageless_copy(model)
     args, kwargs, _ = spec.tensors(torch.float32, "meta")
@@ -896,7 +892,7 @@ def _short(file: Path) -> str:
         return str(file)
 
 
-def _report(spec: _Inputs, trace: Trace, params: Any, name: str, notes: list[str]) -> Report:
+def _report(spec: Inputs, trace: Trace, params: Any, name: str, notes: list[str]) -> Report:
     drafts = _drafts(trace.events)
     owned, unreached = _owned(drafts, params, trace.used)
     reader = _Reader(spec.axes, spec.layout)
@@ -953,97 +949,3 @@ def _coverage(f: Field | None, axes: Sequence[Axis]) -> tuple[float, ...]:
         high = max((-int(p.bounds[1].min()) for p in a.parts), default=-EMPTY)
         out.append(max(0, high - low + 1) / axis.size)
     return tuple(out)
-
-
-# ------------------------------------------------------------------------------------------------------ inputs
-
-
-class _Inputs:
-    """The inputs as the user gave them: shapes, axes, and how to make tensors of them."""
-
-    def __init__(self, given: Any, layout: str | None) -> None:
-        self.given = given
-        leaves = _leaves(given)
-        if not leaves:
-            raise InputError(f"input shape {given!r}: no shape found, expected one such as (1, 28, 28)")
-        self.shapes = tuple(tuple(v.shape[1:]) if isinstance(v, Tensor) else tuple(v) for v in leaves)
-        for s in self.shapes:
-            _checked(s)
-        self.layout = layout or _LAYOUTS.get(len(self.shapes[0]), "C" + "XYZUVW"[: len(self.shapes[0]) - 1])
-        axes = []
-        for i, s in enumerate(self.shapes):
-            letters = layout if layout and len(layout) == len(s) else _LAYOUTS.get(len(s), "C" + "XYZUVW"[: len(s) - 1])
-            if layout and len(layout) != len(s) and len(self.shapes) == 1:
-                raise InputError(f"layout {layout!r}: {len(layout)} letters, but the input has {len(s)} dims {s}")
-            prefix = f"{i}." if len(self.shapes) > 1 else ""
-            axes += [Axis(i, d + 1, prefix + c, s[d]) for d, c in enumerate(letters) if c.upper() != "C"]
-        if not axes:
-            raise InputError(f"layout {layout!r}: no axis to measure along, expected a letter other than C")
-        self.axes = tuple(axes)
-
-    def tensors(self, dtype: torch.dtype, device: str) -> tuple[list[Any], dict[str, Any], list[tuple[Tensor, Field]]]:
-        seeds: list[tuple[Tensor, Field]] = []
-
-        def make(leaf: Any) -> Tensor:
-            i = len(seeds)
-            shape = tuple(leaf.shape) if isinstance(leaf, Tensor) else (1, *leaf)
-            kind = leaf.dtype if isinstance(leaf, Tensor) else dtype
-            if device == "meta":
-                t = torch.empty(shape, dtype=kind, device="meta")
-            elif isinstance(leaf, Tensor):
-                t = leaf.detach().clone().to(device)
-            else:
-                whole = not kind.is_floating_point
-                noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-                t = noise.mul(2).long() if whole else noise.to(kind)
-            axes = tuple(identity(a.size, a.dim) if a.input == i else NOTHING for a in self.axes)
-            seeds.append((t, Field(axes)))
-            return t
-
-        given = self.given
-        if isinstance(given, dict):
-            return [], {k: _build(v, make) for k, v in given.items()}, seeds
-        if _is_leaf(given):
-            return [make(given)], {}, seeds
-        if isinstance(given, list | tuple):
-            return [_build(v, make) for v in given], {}, seeds
-        return [_build(given, make)], {}, seeds
-
-
-def _is_leaf(v: Any) -> bool:
-    return isinstance(v, Tensor | torch.Size) or (
-        isinstance(v, list | tuple) and bool(v) and all(isinstance(n, int | float) for n in v)
-    )
-
-
-def _checked(shape: Shape) -> None:
-    for n in shape:
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            found = f"input shape {shape}: {n!r} is not a positive whole number"
-            raise InputError(f"{found}, expected one such as (1, 28, 28)")
-
-
-def _leaves(v: Any) -> list[Any]:
-    if _is_leaf(v):
-        return [v]
-    if isinstance(v, dict):
-        return [x for i in v.values() for x in _leaves(i)]
-    if isinstance(v, list | tuple):
-        return [x for i in v for x in _leaves(i)]
-    if dataclasses.is_dataclass(v) and not isinstance(v, type):
-        return [x for f in dataclasses.fields(v) for x in _leaves(getattr(v, f.name))]
-    return []
-
-
-def _build(v: Any, make: Callable[[Any], Tensor]) -> Any:
-    if _is_leaf(v):
-        return make(v)
-    if isinstance(v, dict):
-        return {k: _build(i, make) for k, i in v.items()}
-    if isinstance(v, list | tuple):
-        items = [_build(i, make) for i in v]
-        return type(v)(*items) if hasattr(v, "_fields") else type(v)(items)
-    if dataclasses.is_dataclass(v) and not isinstance(v, type):
-        given = {f.name: getattr(v, f.name) for f in dataclasses.fields(v)}
-        return dataclasses.replace(v, **{k: _build(i, make) for k, i in given.items() if _leaves(i)})
-    return v

@@ -15,7 +15,7 @@ LIBRARY = ROOT / "rfcalc"
 # Downward only: a module's own row lists everything it may know of this library.
 DOMAIN = {"errors", "field"}
 RULES = DOMAIN | {"rules"}
-REPORT = RULES | {"trace", "shortcut", "report"}
+REPORT = RULES | {"inputs", "trace", "shortcut", "report"}
 ALLOWED = {
     "errors": set(),
     "files": set(),
@@ -24,6 +24,7 @@ ALLOWED = {
     "rules": RULES,
     "layout": set(),
     "trace": RULES | {"calls", "layout"},
+    "inputs": {"errors", "field"},
     "shortcut": RULES | {"trace"},
     "report": REPORT - {"report"},
     "gate": REPORT,

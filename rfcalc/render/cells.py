@@ -12,8 +12,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rfcalc.inputs import Axis
     from rfcalc.judge import Figures
-    from rfcalc.report import Axis, LayerRow, Report
+    from rfcalc.report import LayerRow, Report
 
 HEADINGS = {
     "name": "layer",

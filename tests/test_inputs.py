@@ -1,0 +1,191 @@
+"""What a forward is fed: shapes, tensors and plain arguments, and which dims are measured."""
+
+import doctest
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rfcalc
+import rfcalc.inputs
+from rfcalc.errors import InputError
+from rfcalc.inputs import Inputs
+
+both_levels = pytest.mark.parametrize("level", [1, 2])
+IMAGE = (3, 8, 8)
+TOKENS = torch.rand(7, 1, 16)
+
+
+class Fn(nn.Module):
+    """A function as a model, with submodules by name."""
+
+    def __init__(self, f, **parts):
+        super().__init__()
+        self.f = f
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *args, **kwargs):
+        return self.f(self, *args, **kwargs)
+
+
+def conv():
+    return nn.Conv2d(3, 3, 3, padding=1)
+
+
+# ------------------------------------------------------------------------------------------- shapes and layouts
+
+LEAVES = {  # given, layout -> the tensors' shapes, and (dim, size) of every axis
+    "image": (IMAGE, None, [(1, 3, 8, 8)], [(2, 8), (3, 8)]),
+    "numpy's integers": ([np.int64(3), np.int32(8), 8], None, [(1, 3, 8, 8)], [(2, 8), (3, 8)]),
+    "batch first, said": (IMAGE, "NCHW", [(1, 3, 8, 8)], [(2, 8), (3, 8)]),
+    "shape with its batch": ((2, 3, 8, 8), "NCHW", [(2, 3, 8, 8)], [(2, 8), (3, 8)]),
+    "channels last": ((8, 8, 3), "NHWC", [(1, 8, 8, 3)], [(1, 8), (2, 8)]),
+    "sequence first": ((7, 16), "TNC", [(7, 1, 16)], [(0, 7)]),
+    "lower case": ((7, 16), "tnc", [(7, 1, 16)], [(0, 7)]),
+    "batch last": ((7, 16), "TCN", [(7, 16, 1)], [(0, 7)]),
+    "tensor, sequence first": (TOKENS, "TNC", [(7, 1, 16)], [(0, 7)]),
+    "tensor, the batch is the dim of 1": (TOKENS, "TC", [(7, 1, 16)], [(0, 7)]),
+    "tensor, a channel of 1 is no batch": (torch.rand(5, 1, 8, 8), "CHW", [(5, 1, 8, 8)], [(2, 8), (3, 8)]),
+    "tensor without a batch": (torch.rand(*IMAGE), "CHW", [IMAGE], [(1, 8), (2, 8)]),
+    "signal of one dim": (torch.rand(9), "T", [(9,)], [(0, 9)]),
+    "a layout fits one of two": ([IMAGE, (7, 16)], "TC", [(1, *IMAGE), (1, 7, 16)], [(2, 8), (3, 8), (1, 7)]),
+    "steps and lengths": ([IMAGE, torch.tensor(5), torch.ones(4)], None, [(1, *IMAGE), (), (4,)], [(2, 8), (3, 8)]),
+    "ids": (torch.zeros(2, 9, dtype=torch.long), None, [(2, 9)], [(1, 9)]),
+}
+
+
+@pytest.mark.parametrize("case", LEAVES)
+def test_leaves_and_axes(case):
+    given, layout, shapes, axes = LEAVES[case]
+    inputs = Inputs.of(given, layout)
+    assert [leaf.shape for leaf in inputs.leaves] == shapes
+    assert [(axis.dim, axis.size) for axis in inputs.axes] == axes
+    assert Inputs.of(inputs) is inputs
+    args, kwargs, _ = inputs.tensors(torch.float32, "meta")
+    assert [tuple(t.shape) for t in args] == shapes
+    assert kwargs == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "layout", "message"),
+    [
+        (None, None, "no shape found"),
+        ("1x28x28", None, "no shape found"),
+        (28, None, "no shape found"),
+        ((), None, "no shape found"),
+        ([None, 2.0], None, "no shape found"),
+        ((True, 8, 8), None, "True is not a positive whole number"),
+        ((3, np.True_, 8), None, "is not a positive whole number"),
+        ((3, 8.0, 8), None, "8.0 is not a positive whole number"),
+        ((3, np.float32(8), 8), None, "is not a positive whole number"),
+        ((3, -8, 8), None, "-8 is not a positive whole number"),
+        ((3, 0, 8), None, "0 is not a positive whole number"),
+        ({1: IMAGE}, None, r"keys \[1\] are no names"),
+        (torch.rand(8), None, "no axis to measure along.*T for a signal of one dim"),
+        (torch.tensor(1.0), None, "no axis to measure along"),
+        ((16,), "CN", "no axis to measure along"),
+        ((7, 16), "CC", "no axis to measure along"),
+        ((7, 16), "BTC", r"3 letters, but the input has 2 dims \(7, 16\); N stands for the batch"),
+        ((7, 16), "TT", "T names two dims"),
+        ((7, 16), "NTCN", "N names two dims"),
+        ((7, 16), "T1", "one letter per dim"),
+        ([IMAGE, (7, 16)], "T", "fits none of the inputs"),
+    ],
+)
+def test_refused(given, layout, message):
+    with pytest.raises(InputError, match=message):
+        Inputs.of(given, layout)
+
+
+# --------------------------------------------------------------------------------------------- plain arguments
+
+
+@both_levels
+def test_a_step_is_passed_on_as_it_is(level):
+    def forward(m, sample, timestep):
+        return m.conv(sample) + (m.scale * timestep)[None, :, None, None]
+
+    model = Fn(forward, conv=conv(), scale=nn.Parameter(torch.ones(3)))
+    given = {"sample": IMAGE, "timestep": torch.tensor(5.0)}
+    report = rfcalc.analyze(model, given, level=level)
+    assert report.rf_output == (3, 3)
+    assert report.params == sum(row.params for row in report.rows) == 87
+    assert report.input_shapes == (IMAGE, ())
+
+
+@both_levels
+@pytest.mark.parametrize("label", [torch.tensor([3]), torch.tensor(3), torch.tensor([3.0])])
+def test_layers_on_labels_are_reached(label, level):
+    model = Fn(
+        lambda m, x, y: m.conv(x) + m.mlp(y.reshape(1, 1).float())[:, :, None, None], conv=conv(), mlp=nn.Linear(1, 3)
+    )
+    report = rfcalc.analyze(model, [IMAGE, label], level=level)
+    assert report.rf_output == (3, 3)
+    assert report.unreached == ()
+    assert sum(row.params for row in report.rows) == report.params == 90
+
+
+@both_levels
+def test_lengths_are_structure(level):
+    model = Fn(lambda m, x, n: m.line(x[:, :, : int(n[0])]), line=nn.Conv1d(2, 2, 3))
+    report = rfcalc.analyze(model, [(2, 20), torch.tensor([12])], level=level)
+    assert report.output_shapes == ((1, 2, 10),)
+    assert report.notes == ()
+
+
+def test_given_tensors_are_not_written_to():
+    step = torch.tensor([1.0, 2.0])
+    count = torch.tensor(3)
+    rfcalc.analyze(Fn(lambda m, x, s, n: m.conv(x) * s.mul_(2).sum() * n.add_(1), conv=conv()), [IMAGE, step, count])
+    assert step.tolist() == [1.0, 2.0]
+    assert count.item() == 3
+
+
+@both_levels
+def test_plain_arguments_stay_what_they_are(level):
+    def forward(m, x, *, size, flag, name, none):
+        assert (size, flag, name["deep"], none) == (2, True, "text", None)
+        return m.conv(x) * size
+
+    given = {"x": IMAGE, "size": 2, "flag": True, "name": {"deep": "text"}, "none": None}
+    assert rfcalc.analyze(Fn(forward, conv=conv()), given, level=level).rf_output == (3, 3)
+    positional = Fn(lambda m, x, size, flag: m.conv(x) * size if flag else x, conv=conv())
+    assert rfcalc.analyze(positional, [IMAGE, 2.5, True], level=level).rf_output == (3, 3)
+
+
+# -------------------------------------------------------------------------------------------------- the model
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.ReLU, r"ReLU is a class; pass an instance: ReLU\(\)"),
+        (conv, r"is a function; pass the module that it makes: conv\(\)"),
+        (functools.partial(conv), "is a function; pass the module that it makes"),
+        ("models/step8.py", r"is a string; pass the module, or load_design\('models/step8.py'\)"),
+        (None, "None is no module"),
+    ],
+)
+def test_what_is_no_module(model, message):
+    with pytest.raises(InputError, match=message):
+        rfcalc.analyze(model, IMAGE)
+
+
+# ---------------------------------------------------------------------------------------------- sequence first
+
+
+@both_levels
+@pytest.mark.parametrize(("given", "layout"), [(TOKENS, "TC"), (TOKENS, "TNC"), ((7, 16), "TNC")])
+def test_attention_over_a_sequence_that_comes_first(given, layout, level):
+    report = rfcalc.analyze(nn.TransformerEncoderLayer(16, 4, 32), given, layout=layout, level=level)
+    assert report.rf_output == (7,)
+    assert all(row.is_global == (True,) and row.n_out == (7,) for row in report.rows)
+    assert report.macs == 4 * 7 * 16 * 16 + 2 * 7 * 7 * 16 + 2 * 7 * 16 * 32
+    assert [row.ch_out for row in report.rows if row.op == "Linear"] == [32, 16]
+
+
+def test_examples():
+    assert doctest.testmod(rfcalc.inputs).failed == 0
