@@ -45,7 +45,7 @@ def command(
     from rfcalc.oracle import prepare
 
     with own_stdout():
-        oracle = prepare(design.build_real(), design.input_shape, report, layers=names, seed=seed)
+        oracle = prepare(design.build_real(), design.input_shape, report, layers=names, seed=seed, layout=layout)
     checks: list[Check] = []
     for check in _with_progress(oracle.check(report, names, positions)):
         if not check.agrees:

@@ -23,6 +23,7 @@ def holes(model: nn.Module, input_shape: Any, report: Report) -> dict[str, tuple
 
     Args:
         model: with storage; its weights do not matter, it is copied. `report`: of the same design and input.
+        input_shape: what the report was made of, or its `Inputs`.
 
     Returns:
         The suspect's name and, for each of `report.axes`, how many input indices lie between the first and the last

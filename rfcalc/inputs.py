@@ -26,6 +26,7 @@ from .field import NOTHING, Field, Shape, identity
 
 _LAYOUTS = {0: "", 1: "T", 2: "CL", 3: "CHW", 4: "CDHW"}
 _BATCH, _CHANNELS = "N", "C"
+READS_INDICES = "the design reads indices: traced with int64 input"  # a note of the report
 Make = Callable[["Leaf"], Tensor]
 
 
@@ -63,6 +64,21 @@ class Leaf:
         """Are its numbers structure? A step or lengths decide what is computed, and are passed on as they are."""
         v = self.value
         return v is not None and not self.letters and not v.is_meta and not (v.ndim and v.is_floating_point())
+
+    def numbers(self, dtype: torch.dtype, device: str) -> Tensor:
+        """A new tensor: the given numbers where they count or are asked for (not on "meta"), else some.
+
+        `dtype` is that of a leaf of which only the shape was given.
+        """
+        if self.value is not None:
+            if self.fixed or (device != "meta" and not self.value.is_meta):
+                return self.value.detach().clone().to("cpu")
+            dtype = self.value.dtype
+        if device == "meta":
+            return torch.empty(self.shape, dtype=dtype, device="meta")
+        noise = torch.rand(self.shape, generator=torch.Generator().manual_seed(0))
+        real = dtype.is_floating_point or dtype.is_complex
+        return noise.to(dtype) if real else noise.mul(2).long().to(dtype)
 
     def axes(self, prefix: str) -> Iterator[Axis]:
         """What is measured along it."""
@@ -136,7 +152,7 @@ class Inputs:
         seeds: list[tuple[Tensor, Field]] = []
 
         def make(leaf: Leaf) -> Tensor:
-            t = _fed(leaf, dtype, device)
+            t = leaf.numbers(dtype, device)
             if not leaf.fixed:
                 axes = tuple(identity(a.size, a.dim) if a.input == leaf.index else NOTHING for a in self.axes)
                 seeds.append((t, Field(axes)))
@@ -159,22 +175,6 @@ def checked_model(model: Any) -> nn.Module:
         call = f": {name}()" if name.isidentifier() else ""
         raise InputError(f"model: {_shown(model)} is a function; pass the module that it makes{call}")
     raise InputError(f"model: {_shown(model)} is no module; expected an instance of torch.nn.Module")
-
-
-# ------------------------------------------------------------------------------------------------------ tensors
-
-
-def _fed(leaf: Leaf, dtype: torch.dtype, device: str) -> Tensor:
-    """A tensor of the leaf's shape and dtype; with its numbers where they count or were given, else some."""
-    if leaf.value is not None:
-        if leaf.fixed or (device != "meta" and not leaf.value.is_meta):
-            return leaf.value.detach().clone().to("cpu")
-        dtype = leaf.value.dtype
-    if device == "meta":
-        return torch.empty(leaf.shape, dtype=dtype, device="meta")
-    noise = torch.rand(leaf.shape, generator=torch.Generator().manual_seed(0))
-    real = dtype.is_floating_point or dtype.is_complex
-    return noise.to(dtype) if real else noise.mul(2).long().to(dtype)
 
 
 # ------------------------------------------------------------------------------------------------ what was given

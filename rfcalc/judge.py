@@ -173,19 +173,20 @@ def _judged(design: Design, settings: Settings, remarks: bool) -> Verdict:
     return replace(
         verdict,
         advice=tuple(advice),
-        cautions=tuple(cautions(report, _holes(design, report))),
+        cautions=tuple(cautions(report, _holes(design, report, settings.layout))),
         suits=tuple(suited(report)),
     )
 
 
-def _holes(design: Design, report: Report) -> dict[str, tuple[int, ...]] | None:
+def _holes(design: Design, report: Report, layout: str | None) -> dict[str, tuple[int, ...]] | None:
     """What the dilations of a design leave out; None where no gradient tells."""
     from .gridding import holes
+    from .inputs import Inputs
 
     if not suspects(report):
         return {}
     try:
-        return holes(design.build_real(), design.input_shape, report)
+        return holes(design.build_real(), Inputs.of(design.input_shape, layout), report)
     except RfcalcError:
         return None
 

@@ -33,6 +33,7 @@ from torch.overrides import TorchFunctionMode
 
 from .calls import call_name, is_query
 from .errors import ForwardError, InputError, RfcalcError
+from .inputs import READS_INDICES, Inputs, Leaf, checked_model
 
 if TYPE_CHECKING:
     from .inputs import Axis
@@ -68,7 +69,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Oracle:
-    """One finished run: the inputs as leaves, and the output of every call that was asked for (None: no gradient)."""
+    """One finished run: the inputs as leaves, and the output of every call that was asked for (None: no gradient).
+
+    Of an input of integers or flags the leaf is the real tensor that stands for it; of one whose numbers are structure
+    it has no gradient.
+    """
 
     leaves: tuple[Tensor, ...]
     outputs: Mapping[int, Tensor | None]
@@ -95,8 +100,10 @@ class Oracle:
         weights = _positive(picked.shape, generator)
         if picked.is_complex():
             weights = torch.complex(weights, _positive(picked.shape, generator))
-        grads = torch.autograd.grad(picked, self.leaves, weights, retain_graph=True, allow_unused=True)
-        return tuple(_touched(grads[a.input], a.dim) for a in axes)
+        asked = [leaf for leaf in self.leaves if leaf.requires_grad]
+        grads = iter(torch.autograd.grad(picked, asked, weights, retain_graph=True, allow_unused=True))
+        found = [next(grads) if leaf.requires_grad else None for leaf in self.leaves]
+        return tuple(_touched(found[a.input], a.dim) for a in axes)
 
     def depends(self, call: int, on: int) -> bool:
         """Whether the output of one call is made of that of another."""
@@ -140,17 +147,32 @@ def verify(
     layers: Sequence[str] | None = None,
     positions: int = 5,
     seed: int = 0,
+    layout: str | None = None,
 ) -> Iterator[Check]:
     """Compare a report with gradients of the model itself; see `prepare` for the rows that cannot be compared."""
-    return prepare(model, input_shape, report, layers=layers, seed=seed).check(report, layers, positions)
+    oracle = prepare(model, input_shape, report, layers=layers, seed=seed, layout=layout)
+    return oracle.check(report, layers, positions)
 
 
 def prepare(
-    model: nn.Module, input_shape: Any, report: Report, *, layers: Sequence[str] | None = None, seed: int = 0
+    model: nn.Module,
+    input_shape: Any,
+    report: Report,
+    *,
+    layers: Sequence[str] | None = None,
+    seed: int = 0,
+    layout: str | None = None,
 ) -> Oracle:
-    """Run the model once and keep the tensors of the report's rows."""
+    """Run the model once and keep the tensors of the report's rows.
+
+    `input_shape` and `layout` are what the report was made with, or its `Inputs`.
+    """
+    inputs = Inputs.of(input_shape, layout)
+    if [(a.input, a.dim) for a in inputs.axes] != [(a.input, a.dim) for a in report.axes]:
+        raise InputError(f"the report was made of another input or layout than {inputs.shapes}")
     rows = _rows(report, layers)
-    oracle = replay(model, input_shape, _wanted(rows, type(model).__name__), seed=seed)
+    wanted = _wanted(rows, type(model).__name__)
+    oracle = replay(model, inputs, wanted, seed=seed, indices=READS_INDICES in report.notes)
     for row in rows:
         out = oracle.outputs.get(row.call)
         if out is not None and tuple(out.shape) != tuple(row.shape_out):
@@ -158,11 +180,15 @@ def prepare(
     return oracle
 
 
-def replay(model: nn.Module, input_shape: Any, calls: Mapping[int, str | None], *, seed: int = 0) -> Oracle:
+def replay(
+    model: nn.Module, input_shape: Any, calls: Mapping[int, str | None], *, seed: int = 0, indices: bool = False
+) -> Oracle:
     """Run a positive float64 copy of the model once. `calls`: numbers of calls to keep, with their names if known.
 
-    The model itself and the random state are left as they were.
+    `indices`: inputs of which only the shape is given hold integers. The model itself and the random state are left as
+    they were.
     """
+    inputs, model = Inputs.of(input_shape), checked_model(model)
     generator = torch.Generator().manual_seed(seed)
     dtype = torch.get_default_dtype()
     torch_state, python_state = torch.get_rng_state(), random.getstate()
@@ -172,7 +198,7 @@ def replay(model: nn.Module, input_shape: Any, calls: Mapping[int, str | None], 
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         twin = _double_copy(model)
-        args, kwargs, leaves = _inputs(input_shape, generator)
+        args, kwargs, leaves = _inputs(inputs, generator, indices, run.shadows)
         # Gradients are off around the forward, as in the analysis, so that it takes the same turns; each call of the
         # mode switches them on for itself.
         with torch.no_grad():
@@ -298,15 +324,35 @@ def _uncopied(model: nn.Module) -> dict[int, Any]:
     return {id(v): v.detach().clone() for v in held} | {id(b): UninitializedBuffer() for b in lazy}
 
 
-def _inputs(input_shape: Any, generator: torch.Generator) -> tuple[list[Tensor], dict[str, Tensor], tuple[Tensor, ...]]:
-    """Positional and keyword inputs of batch 1, and the leaves behind them, in the order of the report's inputs."""
-    named = isinstance(input_shape, Mapping)
-    shapes = list(input_shape.values()) if named else list(input_shape)
-    if not named and all(isinstance(n, int) for n in shapes):
-        shapes = [shapes]
-    leaves = tuple(_positive((1, *shape), generator).requires_grad_() for shape in shapes)
-    fed = [leaf * 1 for leaf in leaves]  # a leaf must not be written to in place
-    return ([], dict(zip(input_shape, fed, strict=True)), leaves) if named else (fed, {}, leaves)
+def _inputs(
+    inputs: Inputs, generator: torch.Generator, indices: bool, shadows: dict[int, tuple[Tensor, Tensor]]
+) -> tuple[list[Any], dict[str, Any], tuple[Tensor, ...]]:
+    """Positional and keyword arguments, and the leaves behind them, in the order of the report's inputs.
+
+    Integers and flags have no gradient: they are fed as they are, and their leaf is a real tensor that is their shadow.
+    """
+    leaves: list[Tensor] = []
+
+    def make(leaf: Leaf) -> Tensor:
+        given = leaf.value
+        dtype = given.dtype if given is not None else torch.int64 if indices else torch.float64
+        if leaf.fixed or not leaf.letters:
+            numbers = leaf.numbers(dtype, "cpu")
+            leaves.append(numbers.double() if dtype.is_floating_point else numbers)
+            return leaves[-1].clone()
+        stand_in = _positive(leaf.shape, generator)
+        if dtype.is_complex:
+            stand_in = torch.complex(stand_in, _positive(leaf.shape, generator))
+        leaves.append(stand_in.requires_grad_())
+        fed = stand_in * 1  # a leaf must not be written to in place
+        if dtype.is_floating_point or dtype.is_complex:
+            return fed
+        numbers = leaf.numbers(dtype, "cpu")
+        shadows[id(numbers)] = (numbers, fed)
+        return numbers
+
+    args, kwargs = inputs.build(make)
+    return args, kwargs, tuple(leaves)
 
 
 @contextmanager
@@ -493,8 +539,20 @@ class _Call:
         self.shadows[id(result)] = (result, shadow)
         return result
 
+    def whole(self, total: Tensor) -> Tensor:
+        """Arithmetic on integers that depend on the input gives integers, which go on as indices."""
+        if all(t.is_floating_point() or t.is_complex() for t in _tensors(self.args, self.kwargs)):
+            return total
+        real: Tensor = self.values()
+        return total if real.is_floating_point() or real.is_complex() else self.cast_shadow(real, total)
+
     def shadow_of(self, value: Any) -> Tensor | None:
         return self._shadow(value) if isinstance(value, Tensor) else None
+
+    def seen_of(self, value: Any) -> Tensor | None:
+        """What a tensor depends on the input by: itself, or its shadow; None for a constant."""
+        shadow = self.shadow_of(value)
+        return value if shadow is None and isinstance(value, Tensor) and value.requires_grad else shadow
 
     def _shadow(self, t: Tensor) -> Tensor | None:
         hit = self.shadows.get(id(t))
@@ -598,7 +656,8 @@ def _pointwise(call: _Call, x: Any, *args: Any, **kwargs: Any) -> Tensor:
     alone = len(operands) == 1 and operands[0] is x
     if call.in_place and alone:
         return operands[0]
-    return _sum(operands, np.broadcast_shapes(*(t.shape for t in _tensors(call.args, call.kwargs))))
+    total = _sum(operands, np.broadcast_shapes(*(t.shape for t in _tensors(call.args, call.kwargs))))
+    return total if call.in_place else call.whole(total)
 
 
 @_surrogate("prelu")
@@ -1169,6 +1228,9 @@ def _sdpa(
     mask = None if attn_mask is None else _allowed(attn_mask)
     if is_causal:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    shadow = call.shadow_of(attn_mask)
+    if shadow is not None:  # flags that are an input hide nothing for sure
+        return _attend(query, key, value, None, None)[0] + _mean(shadow, (-1,))
     bias = attn_mask if attn_mask is not None and attn_mask.requires_grad else None
     return _attend(query, key, value, mask, bias)[0]
 
@@ -1195,19 +1257,27 @@ def _multi_head_attention(call: _Call, *args: Any, **kwargs: Any) -> tuple[Tenso
     extra = int(a.bias_k is not None) + int(a.add_zero_attn)
     # (length, batch, heads * features) -> (batch, heads, length, features)
     q, k, v = (x.reshape(*x.shape[:2], a.num_heads, -1).permute(1, 2, 0, 3) for x in (q, k, v))
+    # A mask that is made of the input hides nothing for sure, and each query depends on that of all keys.
+    flags, pads = call.seen_of(a.attn_mask), call.seen_of(a.key_padding_mask)
     mask = None
-    if a.attn_mask is not None:
+    if a.attn_mask is not None and flags is None:
         mask = ~a.attn_mask if a.attn_mask.dtype == torch.bool else _allowed(a.attn_mask)
         mask = F.pad(mask, (0, extra), value=True)
         if mask.ndim == 3:
             mask = mask.reshape(-1, a.num_heads, *mask.shape[1:])
-    if a.key_padding_mask is not None:
+    if a.key_padding_mask is not None and pads is None:
         keys = a.key_padding_mask
         keys = ~keys if keys.dtype == torch.bool else _allowed(keys)
         keys = F.pad(keys, (0, extra), value=True).reshape(-1, 1, 1, k.shape[-2])
         mask = keys if mask is None else mask & keys
     out, shares = _attend(q, k, v, mask, None)
     out = F.linear(out.permute(2, 0, 1, 3).flatten(2), a.out_proj_weight.abs())
+    if flags is not None:
+        queries = _mean(flags, (-1,)).squeeze(-1)
+        queries = queries.reshape(-1, a.num_heads, queries.shape[-1]).mean(1) if flags.ndim == 3 else queries[None]
+        out = out + queries.T.unsqueeze(-1)
+    if pads is not None:
+        out = out + _mean(pads.reshape(-1, pads.shape[-1]), (-1,))
     if a.average_attn_weights:
         shares = shares.mean(1)
     if not batched:
@@ -1225,10 +1295,22 @@ def _recurrent(call: _Call, *args: Any, **kwargs: Any) -> Any:
     return call.func(*_map(args, fresh), **_map(kwargs, fresh))
 
 
+@_surrogate("embedding_bag")
+def _embedding_bag(call: _Call, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The mean of a bag; where offsets say where each begins, of all of them."""
+    stand_in = call.shadow_of(indices)
+    seen = indices if stand_in is None else stand_in
+    return (_mean(seen, (1,)) if seen.ndim == 2 else seen.mean()).expand(call.shape()).clone()
+
+
 @_surrogate("embedding one_hot")
 def _embedding(call: _Call, indices: Tensor, weight: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    """One row per index; the input stays real, and each number of the row is the index."""
+    """One row per index, and each number of the row is the index."""
     features = weight.shape[-1] if isinstance(weight, Tensor) else kwargs.get("num_classes", weight) or -1
-    if features < 1:
+    stand_in = call.shadow_of(indices)
+    if features < 1 and stand_in is None:
         raise InputError("`one_hot` without `num_classes` needs the numbers of its input")
-    return indices.unsqueeze(-1).expand(*indices.shape, features).clone()
+    if features < 1:
+        features = call.shape()[-1]
+    rows = (indices if stand_in is None else stand_in).unsqueeze(-1).expand(*indices.shape, features).clone()
+    return call.cast_shadow(call.values(), rows) if call.base == "one_hot" and stand_in is not None else rows

@@ -27,7 +27,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 
 from .errors import ForwardError, InputError, RfcalcError
 from .field import EMPTY, AxisField, Field, Part, Shape, Span, dense, forget, line_of, take_part
-from .inputs import Axis, Inputs, checked_model
+from .inputs import READS_INDICES, Axis, Inputs, checked_model
 from .rules import Window
 from .shortcut import LEVEL_2
 from .trace import Event, Frame, NeedsValuesError, Trace, Tree, UnseenOpError, run_forward, survey
@@ -763,7 +763,7 @@ def _analyze(
         if again is None:
             raise _forward_error(error, name) from error
         if again == "integers":
-            notes.append("the design reads indices: traced with int64 input")
+            notes.append(READS_INDICES)
             dtype = torch.int64
         else:
             notes.append(_VALUES_NOTE.format(again))

@@ -1,17 +1,21 @@
 """What a forward is fed: shapes, tensors and plain arguments, and which dims are measured."""
 
+import copy
 import doctest
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import rfcalc
 import rfcalc.inputs
 from rfcalc.errors import InputError
 from rfcalc.inputs import Inputs
+from rfcalc.oracle import prepare, verify
 
 both_levels = pytest.mark.parametrize("level", [1, 2])
 IMAGE = (3, 8, 8)
@@ -185,6 +189,76 @@ def test_attention_over_a_sequence_that_comes_first(given, layout, level):
     assert all(row.is_global == (True,) and row.n_out == (7,) for row in report.rows)
     assert report.macs == 4 * 7 * 16 * 16 + 2 * 7 * 7 * 16 + 2 * 7 * 16 * 32
     assert [row.ch_out for row in report.rows if row.op == "Linear"] == [32, 16]
+
+
+# ------------------------------------------------------------------ what the analysis takes, the proof takes
+
+
+@dataclass
+class Batch:
+    image: object
+    name: str = "kept"
+
+
+IDS, FLAGS = torch.zeros(1, 12, dtype=torch.long), torch.zeros(1, 7, dtype=torch.bool)
+TABLE, PLAIN = nn.Embedding(50, 8), nn.Conv2d(3, 3, 3, padding=1)
+TOKEN, MASK, SQUARE = (7, 16), torch.ones(1, 1, 8, 8).bool(), torch.ones(1, 7, 7).bool()
+STEP, LABEL = torch.tensor(5.0), torch.tensor([3])
+ATTEND, FIRST = nn.MultiheadAttention(16, 4, batch_first=True), nn.TransformerEncoderLayer(16, 4, 32)
+
+
+def padded(m, ids):
+    return m.line((m.table(ids) * (ids != 0).unsqueeze(-1)).transpose(1, 2))
+
+
+def padding(m, x, flags):
+    return m.attend(x, x, x, key_padding_mask=flags)[0]
+
+
+TAKEN = {
+    "shape": (PLAIN, IMAGE, None),
+    "size": (PLAIN, torch.Size(IMAGE), None),
+    "tensor": (PLAIN, torch.rand(2, *IMAGE), None),
+    "half": (copy.deepcopy(PLAIN).half(), torch.rand(1, *IMAGE).half(), None),
+    "no batch": (PLAIN, torch.rand(*IMAGE), "CHW"),
+    "sequence first": (FIRST, (7, 16), "TNC"),
+    "sequence first, tensor": (FIRST, torch.rand(7, 1, 16), "TC"),
+    "nested": (Fn(lambda m, x: m.conv(x[0] + x[1]["k"]), conv=PLAIN), [(IMAGE, {"k": IMAGE, "scale": 2})], None),
+    "dataclass": (Fn(lambda m, x: m.conv(x.image) if x.name == "kept" else None, conv=PLAIN), Batch(IMAGE), None),
+    "step": (Fn(lambda m, x, t: m.conv(x) * t, conv=PLAIN), [IMAGE, STEP], None),
+    "keywords": (Fn(lambda m, *, x, t: m.conv(x) * t, conv=PLAIN), {"x": IMAGE, "t": STEP}, None),
+    "label": (
+        Fn(lambda m, x, y: m.conv(x) + m.table(y)[:, :3, None, None], conv=PLAIN, table=TABLE), [IMAGE, LABEL], None
+    ),
+    "ids by shape": (nn.Sequential(TABLE, nn.Linear(8, 8)), (12,), None),
+    "ids": (nn.Sequential(TABLE, nn.LSTM(8, 4, batch_first=True)), IDS, None),
+    "short ids": (Fn(lambda m, ids: m.table(ids.long()), table=TABLE), IDS.int(), None),
+    "ids and padding": (Fn(padded, table=TABLE, line=nn.Conv1d(8, 8, 3)), IDS + 1, None),
+    "shifted ids": (Fn(lambda m, ids: m.table((ids + 1) % 50), table=TABLE), IDS, None),
+    "bag": (nn.EmbeddingBag(50, 8), IDS, None),
+    "one hot": (Fn(lambda m, ids: F.one_hot(ids, 9).double() @ torch.ones(9, 4, dtype=torch.double)), IDS, None),
+    "selected": (Fn(lambda m, ids: torch.ones(9, 4).index_select(0, ids.view(-1)).view(1, 12, 4)), IDS, None),
+    "bytes": (Fn(lambda m, x: m.conv(x.float() / 255), conv=PLAIN), torch.zeros(1, *IMAGE, dtype=torch.uint8), None),
+    "flags": (Fn(lambda m, x, k: m.conv(x).masked_fill(~k, 0), conv=PLAIN), [IMAGE, MASK], None),
+    "padding flags": (Fn(padding, attend=ATTEND), [TOKEN, FLAGS], None),
+    "attention flags": (Fn(lambda m, x, k: F.scaled_dot_product_attention(x, x, x, k)), [TOKEN, SQUARE], None),
+    "complex": (Fn(lambda m, x: m.conv(x.real), conv=PLAIN), torch.rand(1, *IMAGE, dtype=torch.complex64), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_what_the_analysis_takes(case):
+    model, given, layout = TAKEN[case]
+    report = rfcalc.analyze(model.eval(), given, layout=layout)
+    checks = list(verify(model, given, report, layout=layout))
+    assert [c for c in checks if not c.agrees] == []
+    assert any(c.measured is not None for c in checks)
+
+
+def test_another_input_or_layout_is_told():
+    report = rfcalc.analyze(FIRST, (7, 16), layout="TNC")
+    with pytest.raises(InputError, match="another input or layout"):
+        prepare(FIRST, (7, 16), report)
 
 
 def test_examples():

@@ -56,6 +56,7 @@ class Report:
     axes: tuple[Axis, ...]
     rows: tuple[Row, ...]
     boxes: dict = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def region(self, layer, position):
         return tuple(map(Region, self.axes, self.boxes[layer, position]))
