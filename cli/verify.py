@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from rfcalc.errors import RfcalcError
 
 from .shared import Debug, Input, Layout, Level, Target, analyzed, emit, load, own_stdout
 
 if TYPE_CHECKING:
     from rfcalc.oracle import Check
+
+_MOST_NAMED = 3
 
 
 def command(
@@ -33,7 +33,8 @@ def command(
 ) -> int:
     """Compare every receptive field with the gradient of the network: corners, edge and centre of every layer.
 
-    Exits 1 at the first disagreement and names layer, position and both boxes.
+    Exits 1 at the first disagreement and names layer, position and both boxes; also where no box was shown equal, as
+    in a table of nothing but approximate rows, whose box has only to contain what the gradient shows.
 
     \b
     Example:
@@ -52,10 +53,9 @@ def command(
             emit(disagreement(check))
             return 1
         checks.append(check)
-    if not checks:
-        raise RfcalcError(f"{design.name}: no layer carries a gradient, so there is nothing to prove it by")
-    emit(proof(checks, oracle.unmeasured(report, names)))
-    return 0
+    text, proved = proof(checks, oracle.unmeasured(report, names))
+    emit(text)
+    return 0 if proved else 1
 
 
 def disagreement(check: Check) -> str:
@@ -67,15 +67,36 @@ def disagreement(check: Check) -> str:
     return f"disagrees: {check.layer} at {position}, axis {check.axis.name}: table {expected}, gradient {measured}"
 
 
-def proof(checks: Iterable[Check], unmeasured: list[str]) -> str:
-    """The one line that says what was proved, and what could not be."""
-    checks = list(checks)
-    layers = {check.layer for check in checks}
+def proof(checks: Sequence[Check], unmeasured: Mapping[str, str]) -> tuple[str, bool]:
+    """The one line that says what was shown equal, what was not and why; and whether anything was.
+
+    A box that is empty on both sides shows nothing by itself.
+    """
+    equal = [check for check in checks if check.exact]
     loose = {check.layer for check in checks if not check.exact}
-    text = f"proved: {len(layers)} layers, {len({(c.layer, c.position) for c in checks})} positions, every box equal"
+    proved = any(check.measured is not None for check in equal)
+    said = ["no box was shown equal"]
+    if proved:
+        layers, places = {check.layer for check in equal}, {(check.layer, check.position) for check in equal}
+        boxes = _counted(len(equal), "box is equal", "boxes are equal")
+        said = [f"{boxes}, of {_counted(len(layers), 'layer')} at {_counted(len(places), 'position')}"]
     if loose:
-        text += f" ({len(loose)} approximate: box contained)"
-    return text + (f"; {len(unmeasured)} rows carry no gradient" if unmeasured else "")
+        said.append(f"{_counted(len(loose), 'row is', 'rows are')} approximate (box contained, not shown equal)")
+    for why in dict.fromkeys(unmeasured.values()):
+        names = [name for name, reason in unmeasured.items() if reason == why]
+        said.append(f"{_counted(len(names), 'row')} could not be tried: {why} ({_listed(names)})")
+    if not checks and not unmeasured:
+        said.append("the table has no rows")
+    return f"{'proved' if proved else 'not proved'}: {'; '.join(said)}", proved
+
+
+def _counted(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _with_progress(checks: Iterator[Check]) -> Iterator[Check]:

@@ -134,9 +134,15 @@ class Oracle:
                 for region, box in zip(regions, measured, strict=True):
                     yield Check(row.name, position, region.axis, region.exact, box, row.exact)
 
-    def unmeasured(self, report: Report, layers: Sequence[str] | None = None) -> list[str]:
-        """Names of the rows that no gradient reaches: indices, booleans, and what is made of them."""
-        return [row.name for row in _rows(report, layers) if self.outputs.get(row.call) is None]
+    def unmeasured(self, report: Report, layers: Sequence[str] | None = None) -> dict[str, str]:
+        """The rows that `check` cannot try, by name, and why."""
+        found = {}
+        for row in _rows(report, layers):
+            if self.outputs.get(row.call) is None:
+                found[row.name] = "no gradient reaches it"  # indices, flags, and what is made of no measured input
+            elif not all(row.n_out):
+                found[row.name] = "its map is empty"
+        return found
 
 
 def verify(
