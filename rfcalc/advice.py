@@ -111,6 +111,8 @@ def _tried(
             report = analyze(design.model, input_shape, layout=layout, name=design.report.name)
         except (RfcalcError, _UnfitError):
             return None
+    if _same(report, design.report):
+        return None  # nothing was changed, so nothing can be mended
     left = check(report, budget)
     if any(v.limit == violation.limit for v in left) or report.output_shapes != design.report.output_shapes:
         return None
@@ -125,6 +127,10 @@ def _tried(
         rf_spatial=report.rf_spatial,
         fits=not left,
     )
+
+
+def _same(changed: Report, original: Report) -> bool:
+    return (changed.rows, changed.params, changed.unreached) == (original.rows, original.params, original.unreached)
 
 
 @contextmanager
@@ -374,7 +380,7 @@ def _narrowed(
     width, step = _width(module), _step((module, *through, taker))
     kept = most - most % step
     given = _given(taker, width)
-    if kept < 1 or given is None:
+    if not 0 < kept < width or given is None:
         return None
     return _Change(
         "narrower",
@@ -526,8 +532,8 @@ def _wider_view(design: _Design, violation: Violation) -> Iterator[_Change]:
     for _, count, row, module in sorted(convs, key=lambda found: found[:2])[:3]:
         yield _more_convs(design, row, module, count)
     for row, module in reversed(spots):
-        beyond = min(violation.measured, *last.r_out) if last else 0
-        gain = int(min(row.j_out)) + beyond - min(row.r_out)
+        beyond = min(violation.measured, *last.r_local) if last else 0
+        gain = int(min(row.j_out)) + beyond - min(row.r_local)
         if gain >= violation.missed_by and min(row.n_out) >= 4:
             yield _pooled(design, row, module)
 
@@ -591,7 +597,7 @@ def _spots(design: _Design) -> Iterator[tuple[LayerRow, nn.Module]]:
     for row, module in design.layers:
         dims = len(row.grid)
         plain = 1 <= dims <= 3 and row.grid == (2, 3, 4)[:dims] and len(row.shape_out) == 2 + dims
-        plain = plain and len(row.j_out) == dims and not any(row.is_global)
+        plain = plain and len(row.j_out) == dims
         if plain and min(row.n_out) > 1 and (_multiplies(module) or _channels(module) or row.moves_grid):
             yield row, module
 

@@ -23,8 +23,9 @@ class Budget:
 
     `max_params` and `max_layers` count parameters and layers that multiply; `max_macs` multiply-accumulates of one
     forward; `max_activation_bytes` the peak of live tensors, batch 1. `min_rf` holds at the output, global pooling
-    and flattening counted; `min_rf_spatial` for the local field of the last spatial map before them; both in input
-    pixels, along the axis that sees least. `require_exact` refuses operations without a rule, `require_aligned`
+    and flattening counted, and is met by an output that is global (attention, a statistic over the map): it sees the
+    whole input. `min_rf_spatial` holds for the local field of the last spatial map before them; both in input pixels,
+    along the axis that sees least. `require_exact` refuses operations without a rule, `require_aligned`
     layers whose paths disagree on centre or jump. Raises InputError for a value that can be no limit.
     """
 
@@ -89,15 +90,21 @@ def depth(report: Report) -> int:
 class _Limit:
     """How one field of Budget is read off a report: the measured value, the rows responsible, and its words."""
 
-    measure: Callable[[Report], int]
+    measure: Callable[[Report], int | None]  # None: met, whatever the limit
     share: Callable[[LayerRow], int]  # rows with the largest are named; 0: not responsible
     words: str  # behind the number, "{n} parameters"
     least: bool = False  # a minimum, not a maximum
 
 
+def _least_seen(report: Report) -> int | None:
+    """Along the axis that sees least, of those along which the output is not global."""
+    is_global = report.output_global or (False,) * len(report.rf_output)
+    return min((r for r, whole in zip(report.rf_output, is_global, strict=True) if not whole), default=None)
+
+
 _LIMITS: dict[str, _Limit] = {
     "max_params": _Limit(lambda r: r.params, lambda row: row.params, "parameters"),
-    "min_rf": _Limit(lambda r: min(r.rf_output), lambda row: 0, "pixels seen by the output", least=True),
+    "min_rf": _Limit(_least_seen, lambda row: 0, "pixels seen by the output", least=True),
     "min_rf_spatial": _Limit(
         lambda r: min(r.rf_spatial), lambda row: 0, "pixels seen by the last spatial map", least=True
     ),
@@ -129,6 +136,8 @@ def check(report: Report, budget: Budget) -> list[Violation]:
             continue
         allowed = 0 if allowed is True else allowed
         measured = limit.measure(report)
+        if measured is None:
+            continue
         missed = allowed - measured if limit.least else measured - allowed
         if missed > 0:
             rows = _largest(report, limit.share)
@@ -234,7 +243,11 @@ def _fed(row: LayerRow) -> tuple[int, ...]:
 
 
 def _sees_all(row: LayerRow, report: Report) -> bool:
-    return all(r >= axis.size for r, axis in zip(_fed(row), report.axes, strict=True))
+    """Is a sliding layer fed by units that see all? Wide enough, and not only because they hang over the border."""
+    if not all(r >= axis.size for r, axis in zip(_fed(row), report.axes, strict=True)):
+        return False
+    really = report.fed_by_all(row)
+    return really is None or all(really)
 
 
 def suited(report: Report) -> tuple[tuple[int, int] | None, ...]:

@@ -92,7 +92,8 @@ class Report:
     """What rfcalc knows of one model on one input.
 
     `rf_output` counts global pooling and flattening as the READMEs do; `rf_spatial` is the local field of the last
-    spatial map before them. `coverage` is the fraction of the input that the output depends on, per axis.
+    spatial map before them. `coverage` is the fraction of the input that the output depends on, per axis;
+    `output_global` tells where attention or a statistic lets every position of the output depend on all of it.
     """
 
     name: str
@@ -110,7 +111,9 @@ class Report:
     approximate_ops: tuple[str, ...]
     unreached: tuple[tuple[str, int], ...]
     notes: tuple[str, ...]
+    output_global: tuple[bool, ...] = ()
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    fed: Mapping[str, tuple[Shape, Field]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def region(self, layer: str | LayerRow, position: Sequence[int]) -> tuple[Region, ...]:
         """Which input one position of a layer's output sees, per axis, merged over channels.
@@ -136,6 +139,16 @@ class Report:
         where = dict(zip(row.grid, (i % n for i, n in zip(at, row.n_out, strict=True)), strict=False))
         field = self.fields[row.name]
         return tuple(_region(axis, a, row.shape_out, where) for axis, a in zip(self.axes, field.axes, strict=True))
+
+    def fed_by_all(self, row: LayerRow) -> tuple[bool, ...] | None:
+        """Per axis: does the local field of some position that a row reads really cover the input, first to last?
+
+        A width alone does not tell: it may hang over the border. None for a report read back from JSON.
+        """
+        if row.name not in self.fed:
+            return None
+        shape, field = self.fed[row.name]
+        return tuple(_covered_by_one(a, shape, axis.size) for a, axis in zip(field.axes, self.axes, strict=True))
 
     def row(self, name: str) -> LayerRow:
         """The row of that name, or the last one of that module path. Raises InputError with the nearest names."""
@@ -164,7 +177,11 @@ class Report:
                 "peak_activation_bytes": self.peak_activation_bytes,
             },
             "output_shapes": _plain(self.output_shapes),
-            "receptive_field": {"output": list(self.rf_output), "spatial": list(self.rf_spatial)},
+            "receptive_field": {
+                "output": list(self.rf_output),
+                "spatial": list(self.rf_spatial),
+                "global": list(self.output_global),
+            },
             "coverage": list(self.coverage),
             "approximate_ops": list(self.approximate_ops),
             "unreached": [{"path": p, "params": n} for p, n in self.unreached],
@@ -195,6 +212,7 @@ class Report:
             approximate_ops=tuple(data["approximate_ops"]),
             unreached=tuple((u["path"], u["params"]) for u in data["unreached"]),
             notes=tuple(data["notes"]),
+            output_global=tuple(data["receptive_field"].get("global", ())),  # a later addition to the schema
         )
 
 
@@ -404,6 +422,15 @@ def _covers(parts: Sequence[Part], shape: Shape, size: int) -> bool:
     b = _hulls(parts, shape)
     seen = b[0] < EMPTY // 2
     return bool(seen.any() and (b[0] <= 0)[seen].all() and (-b[1] >= size - 1)[seen].all())
+
+
+def _covered_by_one(a: AxisField, shape: Shape, size: int) -> bool:
+    """Does some position see the first and the last input, and what lies between, without global context?"""
+    parts = [p for p in a.parts if p.local]
+    if not parts:
+        return False
+    b = _hulls(parts, shape)
+    return bool(((b[0] <= 0) & (-b[1] >= size - 1)).any())
 
 
 def _region(axis: Axis, a: AxisField, shape: Shape, where: Mapping[int, int]) -> Region:
@@ -898,6 +925,7 @@ def _report(spec: Inputs, trace: Trace, params: Any, name: str, notes: list[str]
     reader = _Reader(spec.axes, spec.layout)
     rows = tuple(reader.row(d, owned.get(i, ())) for i, d in enumerate(drafts))
     fields = {d.name: d.events[-1].field for d in drafts}
+    fed = {d.name: d.events[0].ins[0] for d in drafts}
     out_shape, out_field = next(((s, f) for s, f in trace.outputs if f is not None), ((), None))
     if out_field is None:
         notes.append("the output does not depend on the input")
@@ -922,7 +950,9 @@ def _report(spec: Inputs, trace: Trace, params: Any, name: str, notes: list[str]
         approximate_ops=tuple(approx),
         unreached=tuple(unreached),
         notes=tuple(notes),
+        output_global=tuple(e.is_global for e in out),
         fields=fields,
+        fed=fed,
     )
 
 

@@ -1,5 +1,6 @@
 """Advice is true: the network it describes, written by hand, has the figures it promises."""
 
+import dataclasses
 from collections import OrderedDict
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 import rfcalc
+import rfcalc.advice
 from rfcalc.advice import advise
 from rfcalc.gate import Budget, check
 
@@ -53,6 +55,30 @@ def assert_true(advice, changed, budget, shape=SHAPE):
 
 
 FREE = {"max_params": None, "min_rf": None}
+
+
+def test_a_global_design_is_told_to_look_further_by_its_local_field():
+    def build():
+        convs = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(2)]
+        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.MaxPool2d(2), *convs)
+
+    assert advice_on(build, Budget(**FREE | {"min_rf": 44}), (3, 32, 32)) == []
+    found = advice_on(build, Budget(**FREE | {"min_rf_spatial": 20}), (3, 32, 32))
+    assert {a.kind for a in found} >= {"convolution"}
+    assert all(min(a.rf_spatial) >= 20 for a in found)
+
+
+def test_nothing_is_mended_by_changing_nothing(monkeypatch):
+    """A report that is not of this design would let any change seem to help."""
+
+    def unchanged(design, violation):
+        yield rfcalc.advice._Change("narrower", "conv1", "conv1: 8 -> 8 channels", (), lambda: None)
+
+    monkeypatch.setitem(rfcalc.advice._CHANGES, "min_rf_spatial", unchanged)
+    report = rfcalc.analyze(net(), SHAPE)
+    missed = check(dataclasses.replace(report, rf_spatial=(1, 1)), Budget(**FREE | {"min_rf_spatial": 5}))
+    assert [v.limit for v in missed] == ["min_rf_spatial"]
+    assert advise(net, SHAPE, report, Budget(**FREE | {"min_rf_spatial": 5}), missed) == []
 
 
 def test_a_narrower_layer():

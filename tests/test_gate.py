@@ -151,6 +151,67 @@ def test_global_context_is_left_out():
     assert not set(local) & set(kinds(cautions(report)).get("unproductive", rfcalc.gate.Caution("x", (), "")).layers)
 
 
+def test_what_hangs_over_the_border_does_not_see_the_whole_input():
+    """73 pixels wide, but of its taps 36 apart no unit has more than one inside a map of 32."""
+    wide = nn.Sequential(nn.Conv2d(1, 2, 3, dilation=36, padding=36), nn.Conv2d(2, 2, 3, padding=1))
+    report = analyzed(wide, (1, 32, 32))
+    assert (report.row("0").r_out, report.fed_by_all(report.row("1"))) == ((73, 73), (False, False))
+    assert "unproductive" not in kinds(cautions(report))
+    seen = analyzed(nn.Sequential(nn.Conv2d(1, 2, 33, padding=16), nn.Conv2d(2, 2, 3, padding=1)), (1, 32, 32))
+    assert seen.fed_by_all(seen.row("1")) == (True, True)
+    assert kinds(cautions(seen))["unproductive"].layers == ("1",)
+    assert rfcalc.Report.from_dict(seen.to_dict()).fed_by_all(seen.row("1")) is None
+
+
+class Squeezed(nn.Module):
+    def forward(self, x):
+        return x * x.mean((2, 3), keepdim=True).sigmoid()
+
+
+class Attended(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.attend(tokens, tokens, tokens)[0].transpose(1, 2).reshape(x.shape)
+
+
+class Rows(nn.Module):
+    """Every column looks along itself only: global along H, local along W."""
+
+    def forward(self, x):
+        return x.softmax(2)
+
+
+GLOBAL = {
+    "group": (nn.GroupNorm(2, 8), (True, True)),
+    "instance": (nn.InstanceNorm2d(8), (True, True)),
+    "layer": (nn.LayerNorm([8, 32, 32]), (True, True)),
+    "squeeze": (Squeezed(), (True, True)),
+    "attention": (Attended(), (True, True)),
+    "rows": (Rows(), (True, False)),
+    "none": (nn.Identity(), (False, False)),
+}
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("case", GLOBAL)
+def test_an_output_that_sees_the_whole_input_meets_every_field(case, level):
+    """The local field of 13 pixels is judged by min_rf_spatial, and along an axis that is not global."""
+    norm, is_global = GLOBAL[case]
+    convs = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(2)]
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), norm, nn.Conv2d(8, 8, 3, stride=2, padding=1), *convs)
+    report = rfcalc.analyze(net, (3, 32, 32), level=level)
+    assert report.output_global == is_global
+    budget = Budget(max_params=None, min_rf=44, min_rf_spatial=44)
+    missed = [(v.limit, v.measured) for v in check(report, budget)]
+    assert missed == ([] if all(is_global) else [("min_rf", 13)]) + [("min_rf_spatial", 13)]
+    again = rfcalc.Report.from_dict(report.to_dict())
+    assert (again, check(again, budget)) == (report, check(report, budget))
+
+
 def test_unreached_parameters():
     net = nn.Sequential(nn.Conv2d(1, 2, 3))
     net.spare = nn.Linear(3, 4)
