@@ -76,7 +76,7 @@ class Violation:
 class Caution:
     """What is worth knowing but rejects nothing: `layers` are the rows (or module paths) it is about."""
 
-    kind: Literal["unproductive", "unreached", "gridding"]
+    kind: Literal["unproductive", "unreached", "gridding", "input"]
     layers: tuple[str, ...]
     message: str
 
@@ -168,7 +168,13 @@ def cautions(report: Report, holes: Mapping[str, Sequence[int]] | None = None) -
         holes: per dilated layer, how many lines of pixels a unit made of its output skips, for each of
             `report.axes`: what `gridding.holes` measures. None: not measured.
     """
-    return [*_unproductive(report), *_unreached(report), *_gridding(report, holes)]
+    return [*_input(report), *_unproductive(report), *_unreached(report), *_gridding(report, holes)]
+
+
+def _input(report: Report) -> Iterator[Caution]:
+    lacking = report.without_channels()
+    if lacking is not None:
+        yield Caution("input", (lacking[0].name,), lacking[1])
 
 
 def _unproductive(report: Report) -> Iterator[Caution]:

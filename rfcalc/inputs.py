@@ -130,6 +130,11 @@ class Inputs:
         """Of every leaf, without the batch."""
         return tuple(leaf.without_batch for leaf in self.leaves)
 
+    @property
+    def batched(self) -> bool:
+        """Has the input that is measured a dim for the batch?"""
+        return _BATCH in self.leaves[self.axes[0].input].letters.upper()
+
     def build(self, make: Make) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the forward, with a tensor made for every leaf."""
         leaves = iter(self.leaves)

@@ -150,6 +150,22 @@ class Report:
         shape, field = self.fed[row.name]
         return tuple(_covered_by_one(a, shape, axis.size) for a, axis in zip(field.axes, self.axes, strict=True))
 
+    def without_channels(self) -> tuple[LayerRow, str] | None:
+        """The first convolution, where it reads an input as one without a batch, and what was likely meant.
+
+        `28x28` for a net of 2-D convolutions: its rows are taken for channels, and only its columns are measured.
+        """
+        row = next((r for r in self.rows if r.kernel and (r.params or "conv" in r.op.lower())), None)
+        n = len(row.kernel) if row is not None and row.kernel else 0
+        if row is None or len(row.shape_in) != n + 1:
+            return None
+        for i, shape in enumerate(self.input_shapes):
+            if len(shape) == n and (n == 1 or sum(axis.input == i for axis in self.axes) < n):
+                given, likely = "x".join(map(str, shape)), "x".join(map(str, (row.shape_in[0], *shape)))
+                why = f"one dim too few for {row.name}, a {n}-D convolution"
+                return row, f"the input {given} has {why}: {likely} is likely meant"
+        return None
+
     def row(self, name: str) -> LayerRow:
         """The row of that name, or the last one of that module path. Raises InputError with the nearest names."""
         found = next((r for r in self.rows if r.name == name), None)
@@ -584,8 +600,8 @@ class _Side(NamedTuple):
 class _Reader:
     """Turns drafts into rows; the numbers of a field are worked out once and shared by the rows that carry it."""
 
-    def __init__(self, axes: Sequence[Axis], layout: str) -> None:
-        self.axes, self.layout = axes, layout
+    def __init__(self, axes: Sequence[Axis], layout: str, batched: bool = True) -> None:
+        self.axes, self.layout, self.batched = axes, layout, batched
         self.known_facts: dict[int, tuple[_Facts, Any]] = {}
         self.known_beside: dict[int, tuple[_Facts, Any]] = {}
         self.known_along: dict[int, tuple[frozenset[int], Any]] = {}
@@ -668,7 +684,8 @@ class _Reader:
 
     def grid(self, shape: Shape, f: Field) -> tuple[int, ...]:
         """Which dims of a tensor are its map: those the local fields run along, else the usual ones."""
-        return _grid(len(shape), _NO_DIMS.union(*[self.along(a) for a in f.axes]), self.layout)
+        along = _NO_DIMS.union(*[self.along(a) for a in f.axes])
+        return _grid(len(shape), along, self.layout) if self.batched else tuple(sorted(along))
 
     def along(self, a: AxisField) -> frozenset[int]:
         """The dims that the local field of an axis runs along."""
@@ -683,6 +700,8 @@ class _Reader:
     def channels(self, shape: Shape, grid: tuple[int, ...]) -> int | None:
         if len(shape) < 2:
             return None
+        if not self.batched:
+            return next((n for d, n in enumerate(shape) if d not in grid), None)
         if 1 not in grid:
             if grid[:1] == (0,) and len(shape) > 2:  # a sequence first, then the batch
                 return shape[-1] if len(shape) - 1 not in grid else None
@@ -788,7 +807,7 @@ def _analyze(
     except Exception as error:
         again = _second_try(error, tree)
         if again is None:
-            raise _forward_error(error, name) from error
+            raise _forward_error(error, name, _lacks_channels(error, tree.model, spec)) from error
         if again == "integers":
             notes.append(READS_INDICES)
             dtype = torch.int64
@@ -893,8 +912,20 @@ def _with_weights(model: nn.Module, rebuild: Callable[[], nn.Module] | None) -> 
     return twin
 
 
-def _forward_error(error: BaseException, name: str) -> RfcalcError:
-    """One line: the layer, the place in the user's source, and the reason in torch's words."""
+def _lacks_channels(error: BaseException, model: nn.Module, spec: Inputs) -> str:
+    """What to say of a convolution that failed because the input has one dim too few."""
+    failed: Any = dict(model.named_modules()).get(getattr(error, "failed_at", None) or "")
+    if not isinstance(failed, nn.modules.conv._ConvNd) or len(spec.shapes) > 1:
+        return ""
+    shape = spec.shapes[0]
+    if len(shape) != len(failed.kernel_size):
+        return ""
+    given, likely = "x".join(map(str, shape)), "x".join(map(str, (failed.in_channels, *shape)))
+    return f"; the input {given} has one dim too few, {likely} is likely meant"
+
+
+def _forward_error(error: BaseException, name: str, hint: str = "") -> RfcalcError:
+    """One line: the layer, the place in the user's source, the reason in torch's words, and what may mend it."""
     if isinstance(error, RfcalcError):
         return error
     path, cls = getattr(error, "failed_at", ""), getattr(error, "failed_module", "")
@@ -909,7 +940,7 @@ def _forward_error(error: BaseException, name: str) -> RfcalcError:
         reason = f"{type(error).__name__}: {reason}"
     path = path if len(path) <= 100 else f"...{path[-97:]}"
     layer = f"{path} ({cls})" if path else cls or name
-    return ForwardError(f"{name}: {layer}{place}: forward failed: {reason[:400]}")
+    return ForwardError(f"{name}: {layer}{place}: forward failed: {reason[:400]}{hint}")
 
 
 def _short(file: Path) -> str:
@@ -922,7 +953,7 @@ def _short(file: Path) -> str:
 def _report(spec: Inputs, trace: Trace, params: Any, name: str, notes: list[str]) -> Report:
     drafts = _drafts(trace.events)
     owned, unreached = _owned(drafts, params, trace.used)
-    reader = _Reader(spec.axes, spec.layout)
+    reader = _Reader(spec.axes, spec.layout, spec.batched)
     rows = tuple(reader.row(d, owned.get(i, ())) for i, d in enumerate(drafts))
     fields = {d.name: d.events[-1].field for d in drafts}
     fed = {d.name: d.events[0].ins[0] for d in drafts}
@@ -933,8 +964,11 @@ def _report(spec: Inputs, trace: Trace, params: Any, name: str, notes: list[str]
     approx = sorted({op for s, f in trace.outputs if f is not None for op in f.approx} | _approximate(trace))
     for op, why in trace.failed.items():
         notes.append(f"the rule of {op} did not apply ({why}); its output is taken to depend on everything")
+    late = _sequence_first(drafts, reader, spec)
+    if late is not None:
+        notes.append(late)
     tensors = [t for _, t in params.values()]
-    return Report(
+    report = Report(
         name=name,
         input_shapes=spec.shapes,
         axes=spec.axes,
@@ -953,6 +987,37 @@ def _report(spec: Inputs, trace: Trace, params: Any, name: str, notes: list[str]
         output_global=tuple(e.is_global for e in out),
         fields=fields,
         fed=fed,
+    )
+    lacking = report.without_channels()
+    return report if lacking is None else dataclasses.replace(report, notes=(*notes, lacking[1]))
+
+
+@lru_cache(maxsize=4096)
+def _reads_a_sequence(kind: type) -> bool:
+    return issubclass(kind, nn.MultiheadAttention | nn.RNNBase)
+
+
+def _sequence_first(drafts: Sequence[_Draft], reader: _Reader, spec: Inputs) -> str | None:
+    """What to say where a module that takes the sequence first is given the batch first, and reads one as the other."""
+    modules: set[type] = {type(d.events[0].frame.module) for d in drafts}
+    kinds = set(filter(_reads_a_sequence, modules))
+    shapes_only = all(leaf.value is None for leaf in spec.leaves)
+    found = []
+    for d in drafts if kinds else ():
+        module: Any = d.events[0].frame.module
+        shape, field = d.events[0].ins[0]
+        if type(module) not in kinds or module.batch_first or len(shape) != 3:
+            continue
+        dims = _NO_DIMS.union(*map(reader.along, field.axes))
+        batch_of_one = shapes_only and shape[0] == 1 < shape[1]
+        if 0 not in dims and (1 in dims or batch_of_one):
+            found.append((d.name, shape[1]))
+    if not found:
+        return None
+    (name, n), more = found[0], f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"{name}{more}: reads dim 0 as the sequence and dim 1 as the batch (batch_first=False), but the batch comes "
+        f"first, so that its {n} positions do not see each other; set batch_first=True or pass layout TNC"
     )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 import rfcalc
 import rfcalc.inputs
 from rfcalc.errors import InputError
+from rfcalc.gate import cautions
 from rfcalc.inputs import Inputs
 from rfcalc.oracle import prepare, verify
 
@@ -259,6 +260,87 @@ def test_another_input_or_layout_is_told():
     report = rfcalc.analyze(FIRST, (7, 16), layout="TNC")
     with pytest.raises(InputError, match="another input or layout"):
         prepare(FIRST, (7, 16), report)
+
+
+MODULES = [
+    nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32), 2, enable_nested_tensor=False),
+    nn.LSTM(16, 8),
+    nn.GRU(16, 8),
+    nn.Sequential(nn.Linear(16, 16), nn.RNN(16, 8)),
+]
+
+
+@both_levels
+@pytest.mark.parametrize("model", MODULES, ids=["transformer", "lstm", "gru", "rnn behind a layer"])
+@pytest.mark.parametrize(
+    ("given", "layout", "said"),
+    [
+        ((7, 16), "TC", True), ((7, 16), None, True), (torch.rand(2, 7, 16), "TC", True),
+        ((7, 16), "TNC", False), (torch.rand(7, 2, 16), "TNC", False), (TOKENS, "TC", False),
+        (torch.rand(7, 16), "TC", False),
+    ],
+)  # fmt: skip
+def test_a_batch_that_would_be_read_as_time_is_noted(model, given, layout, said, level):
+    notes = rfcalc.analyze(model, given, layout=layout, level=level).notes
+    assert [note for note in notes if "7 positions do not see each other" in note and "layout TNC" in note] == list(
+        notes
+    )
+    assert len(notes) == said
+
+
+@pytest.mark.parametrize("module", [nn.LSTM(16, 8, batch_first=True), nn.MultiheadAttention(16, 4, batch_first=True)])
+def test_a_module_that_takes_the_batch_first_is_not_blamed(module):
+    model = Fn(lambda m, x: m.part(*[x] * (3 if isinstance(module, nn.MultiheadAttention) else 1))[0], part=module)
+    assert rfcalc.analyze(model, (7, 16), layout="TC").notes == ()
+
+
+def test_a_map_is_made_a_sequence_that_comes_first():
+    def forward(m, x):
+        tokens = m.patches(x).flatten(2).permute(2, 0, 1)
+        return m.attend(tokens, tokens, tokens)[0]
+
+    model = Fn(forward, patches=nn.Conv2d(3, 16, 4, 4), attend=nn.MultiheadAttention(16, 4))
+    assert rfcalc.analyze(model, (3, 32, 32)).notes == ()
+
+
+@both_levels
+def test_an_image_without_a_batch(level):
+    report = rfcalc.analyze(nn.Sequential(conv(), nn.ReLU()), torch.rand(*IMAGE), layout="CHW", level=level)
+    assert report.notes == ()
+    assert [(row.grid, row.n_out, row.ch_out, row.r_out) for row in report.rows] == [((1, 2), (8, 8), 3, (3, 3))] * 2
+
+
+# ------------------------------------------------------------------------------------------ channels forgotten
+
+
+FORGOTTEN = {
+    "image": (nn.Conv2d(1, 4, 3), (28, 28), None, "1x28x28"),
+    "signal": (nn.Conv1d(1, 4, 3), (28,), None, "1x28"),
+    "volume": (nn.Conv3d(1, 4, 3), (8, 28, 28), None, "1x8x28x28"),
+    "transposed": (nn.ConvTranspose2d(1, 4, 3), (28, 28), None, "1x28x28"),
+    "later": (nn.Sequential(nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(1, 4, 3)), (28, 28), None, "1x28x28"),
+    "functional": (Fn(lambda m, x: F.conv2d(x, torch.ones(1, 1, 3, 3))), (28, 28), None, "1x28x28"),
+    "tensor": (nn.Conv2d(3, 4, 3), torch.rand(3, 28, 28), None, "3x28x28"),
+    "right": (nn.Conv2d(1, 4, 3), (1, 28, 28), None, None),
+    "said": (nn.Conv2d(1, 4, 3), (28, 28), "HW", None),
+    "made in the forward": (Fn(lambda m, x: m.conv(x.unsqueeze(1)), conv=nn.Conv2d(1, 4, 3)), (28, 28), None, None),
+    "batch left out in the forward": (Fn(lambda m, x: m.conv(x[0]), conv=nn.Conv2d(1, 4, 3)), (1, 28, 28), None, None),
+}
+
+
+@both_levels
+@pytest.mark.parametrize("case", FORGOTTEN)
+def test_a_forgotten_channel_is_noted(case, level):
+    model, given, layout, likely = FORGOTTEN[case]
+    report = rfcalc.analyze(model, given, layout=layout, level=level)
+    found = [caution for caution in cautions(report) if caution.kind == "input"]
+    assert tuple(caution.message for caution in found) == report.notes
+    assert [note.split(": ")[-1] for note in report.notes] == ([f"{likely} is likely meant"] if likely else [])
+
+
+def test_a_forgotten_channel_that_torch_refuses():
+    with pytest.raises(rfcalc.ForwardError, match="the input 28x28 has one dim too few, 3x28x28 is likely meant"):
+        rfcalc.analyze(nn.Sequential(nn.Conv2d(3, 4, 3)), (28, 28))
 
 
 def test_examples():
