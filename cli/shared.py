@@ -45,7 +45,8 @@ Layout = Annotated[
         "--layout",
         metavar="LETTERS",
         show_default=False,
-        help="One letter per dim of the input, C for channels: TC for tokens of features. Default: T, CL, CHW or CDHW.",
+        help="One letter per dim of the input, C for channels: TC for tokens of features. N marks a batch that is not "
+        "first, as in TNC. Default: T, CL, CHW or CDHW.",
     ),
 ]
 Level = Annotated[

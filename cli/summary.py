@@ -36,12 +36,11 @@ def command(target: Target, input_shape: Input = None, debug: Debug = False) -> 
     return 0
 
 
-def inputs(shape: Any) -> dict[str, Any]:
-    """A design's input shape as torchinfo takes it, with a batch of one."""
+def inputs(given: Any) -> dict[str, Any]:
+    """A design's inputs as torchinfo takes them, with a batch of one."""
     import torch
 
-    if isinstance(shape, dict):
-        return {"input_data": {name: torch.rand(1, *one) for name, one in shape.items()}}
-    if isinstance(shape[0], tuple):
-        return {"input_size": [(1, *one) for one in shape]}
-    return {"input_size": (1, *shape)}
+    from rfcalc.inputs import Inputs
+
+    args, kwargs, _ = Inputs.of(given).tensors(torch.float32, "cpu")
+    return {"input_data": kwargs or args}

@@ -271,7 +271,7 @@ def _checked(place: str, key: str, value: Any) -> Any:
     if key == "input":
         return _checked_input(place, value)
     if key == "layout":
-        if not isinstance(value, str) or not (value.isascii() and value.isalpha()) or not value.strip("C"):
+        if not isinstance(value, str) or not (value.isascii() and value.isalpha()) or not value.strip("CN"):
             raise ConfigError(f'{place}{_cut(value)}: expected one letter per dim, C for channels, as in "TC"')
         return value
     if not isinstance(value, str):

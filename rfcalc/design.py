@@ -24,8 +24,9 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from itertools import count
+from numbers import Number
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,7 @@ def load_design(target: str, input_shape: InputShape | None = None) -> Design:
     Raises DesignError for a target that names no network or several (NoDesignError for a file that defines none),
     InputError for a malformed shape.
     """
-    shape = None if input_shape is None else checked_shape(input_shape, f"input shape of {target}")
+    shape = None if input_shape is None else checked_input(input_shape, f"input shape of {target}")
     place, name, submodule = split_target(target)
     if is_file(place):
         return _from_file(target, place, name, submodule, shape)
@@ -184,7 +185,7 @@ def _from_file(target: str, place: str, name: str, submodule: str, shape: InputS
     else:
         name, source = _only_design(module, tree, place)
     if shape is None and hasattr(module, "INPUT_SHAPE") and not submodule:
-        shape = checked_shape(module.INPUT_SHAPE, f"{place}: INPUT_SHAPE")
+        shape = checked_input(module.INPUT_SHAPE, f"{place}: INPUT_SHAPE")
     recipe = getattr(module, "RECIPE", None)
     if recipe is not None and not isinstance(recipe, dict):
         raise DesignError(f"{place}: RECIPE is {_kind(recipe)}; expected a dict")
@@ -548,6 +549,39 @@ def _parse_one(part: str, text: str) -> Shape:
     if not all(length.isascii() and length.isdigit() and len(length) < 10 and int(length) > 0 for length in lengths):
         raise InputError(f"--input {text!r}: expected whole numbers above 0 joined by x, as in {_EXAMPLES}")
     return tuple(int(length) for length in lengths)
+
+
+def checked_input(value: Any, place: str) -> InputShape:
+    """What `analyze` takes: shapes as plain tuples of ints, in nested lists, tuples and dicts; tensors and plain
+    arguments beside them as they are.
+
+    Raises InputError that names `place`. torch need not be imported for it.
+    """
+    named = not isinstance(value, dict) or all(isinstance(name, str) for name in value)
+    if not named or not _holds_a_tensor(value):
+        raise _malformed(value, place)
+    checked = _checked_part(value, value, place)
+    return tuple(checked) if isinstance(checked, list) else checked
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(n, Number) for n in value)
+
+
+def _holds_a_tensor(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple) and not _is_shape(value):
+        return any(map(_holds_a_tensor, value.values() if isinstance(value, dict) else value))
+    return _is_shape(value) or hasattr(value, "dtype") or is_dataclass(value)
+
+
+def _checked_part(value: Any, whole: Any, place: str) -> Any:
+    if _is_shape(value):
+        return _checked_one(value, whole, place)
+    if isinstance(value, dict):
+        return {name: _checked_part(part, whole, place) for name, part in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_checked_part(part, whole, place) for part in value)
+    return value
 
 
 def checked_shape(value: Any, place: str) -> InputShape:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+import rfcalc
 from rfcalc.blueprint import blueprint
-from rfcalc.design import Design, checked_shape, load_design, parse_shape, relocated
+from rfcalc.design import Design, checked_input, checked_shape, load_design, parse_shape, relocated
 from rfcalc.errors import DesignError, InputError
 
 ROOT = Path(__file__).parents[1]
@@ -366,6 +367,41 @@ def test_checked_shape(value, shape):
     assert checked_shape(value, "here") == shape
 
 
+STEP = torch.tensor(5.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        ([[3, 8, 8], np.int64(5)], ((3, 8, 8), 5)),
+        ({"image": [3, 8, 8], "step": STEP, "scale": 2.0}, {"image": (3, 8, 8), "step": STEP, "scale": 2.0}),
+        ([((3, 8), {"k": [3, 8]}), None], (((3, 8), {"k": (3, 8)}), None)),
+        (torch.Size((1, 2)), (1, 2)),
+        (STEP, STEP),
+    ],
+)
+def test_a_design_takes_what_analyze_takes(value, taken):
+    assert checked_input(value, "here") == taken
+
+
+def test_a_design_with_a_step_is_analysed(write_design):
+    source = """
+        import torch
+        from torch import nn
+        INPUT_SHAPE = {"x": (3, 8, 8), "step": torch.tensor(5.0)}
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 3, 3)
+
+            def forward(self, x, step):
+                return self.conv(x) * step
+    """
+    design = load_design(write_design(source))
+    assert rfcalc.analyze(design.build(), design.input_shape).rf_output == (3, 3)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -379,7 +415,6 @@ def test_checked_shape(value, shape):
         (1, 2.0),
         (float("nan"), 1),
         (True, 2),
-        ((3, 4), 5),
         {"x": 3},
         {1: (2,)},
         ((),),
