@@ -30,7 +30,7 @@ from .field import EMPTY, AxisField, Field, Part, Shape, Span, dense, forget, li
 from .inputs import READS_INDICES, Axis, Inputs, checked_model
 from .rules import Window
 from .shortcut import LEVEL_2
-from .trace import Event, Frame, NeedsValuesError, Trace, Tree, UnseenOpError, run_forward, survey
+from .trace import Event, Frame, NeedsValuesError, Trace, Tree, UnseenOpError, is_our_fault, run_forward, survey
 
 SCHEMA = "rfcalc.report/1"
 _WRITE_OUT = 1 << 16  # maps of more positions are read part by part
@@ -925,9 +925,14 @@ def _lacks_channels(error: BaseException, model: nn.Module, spec: Inputs) -> str
 
 
 def _forward_error(error: BaseException, name: str, hint: str = "") -> RfcalcError:
-    """One line: the layer, the place in the user's source, the reason in torch's words, and what may mend it."""
+    """One line: the layer, the place in the user's source, the reason in torch's words, and what may mend it.
+
+    Raises the error itself where it is a fault of ours: the design is not to blame.
+    """
     if isinstance(error, RfcalcError):
         return error
+    if is_our_fault(error):
+        raise error
     path, cls = getattr(error, "failed_at", ""), getattr(error, "failed_module", "")
     here = Path(__file__).parent
     place = ""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import gc
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -29,7 +30,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from .calls import call_name, is_query
 from .field import Field, Shape, TooLargeError, everything, join
 from .layout import as_on_cpu
+from .refusals import REFUSALS, RefusedError
 from .rules import RULES, Call, Value, Window, elementwise, named, unknown
+from .rules.registry import Result
 from .rules.work import WORK
 
 _pop_mode, _push_mode = torch._C._pop_torch_function_stack, torch._C._push_on_torch_function_stack
@@ -56,6 +59,33 @@ class NeedsValuesError(Exception):
 
 class UnseenOpError(Exception):
     """Level 2 met a tensor made by an op it never saw (scripted code, say); level 1 sees every op."""
+
+
+class RuleError(Exception):
+    """A rule gave up or failed: level 2 leaves the call to level 1, and level 1 takes the op as one without a rule."""
+
+
+def execute(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call what is torch's or the user's: an error that arises below this line is not ours."""
+    return func(*args, **kwargs)
+
+
+_LIBRARIES = frozenset((*sys.stdlib_module_names, "torch", "numpy"))
+
+
+def is_our_fault(error: BaseException) -> bool:
+    """Did an error arise in code of this package while a forward ran, and not in the forward or in torch?"""
+    if isinstance(error, RefusedError | NeedsValuesError | UnseenOpError | RecursionError):
+        return False
+    running = ours = False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        running = running or frame.f_code is run_forward.__code__
+        home = frame.f_globals.get("__name__", "").partition(".")[0]
+        if home == __package__:
+            ours = frame.f_code is not execute.__code__
+        elif home not in _LIBRARIES:  # the user's; what a library raises is its caller's
+            ours = False
+    return running and ours
 
 
 class Ledger:
@@ -261,7 +291,7 @@ def _kept_index(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(_kept_index(i) for i in index)
     if isinstance(index, np.ndarray) or (isinstance(index, list) and index and not any(_tensors(index))):
-        return torch.as_tensor(index)
+        return execute(torch.as_tensor, (index,), {})
     return index
 
 
@@ -356,7 +386,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if rule is None and not made_like and (touched or schema.op not in WORK):
             margs, mkwargs = run.placed(func, args, kwargs, every)  # composite ops look at devices too
             with self:
-                result = func.decompose(*margs, **mkwargs)
+                result = execute(func.decompose, margs, mkwargs)
             if result is not NotImplemented:
                 return result
         if schema.needs_values and not (schema.op in _INDEXED and not _by_flags(args)):
@@ -367,7 +397,9 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if schema.reshapes:
             return run.reshaped(func, schema, rule, args, kwargs)
         margs, mkwargs = run.placed(func, args, kwargs, every)
-        result = as_on_cpu(schema.op, margs, func(*margs, **mkwargs))
+        if schema.op in REFUSALS:
+            REFUSALS[schema.op](*args, **kwargs)
+        result = as_on_cpu(schema.op, margs, execute(func, margs, mkwargs))
         run.settle(func, schema, rule, args, kwargs, vals, touched, result)
         if margs is not args and result is not None and schema.written:
             return _returned(schema, args, kwargs, result)
@@ -614,13 +646,13 @@ class Run(TorchFunctionMode):
         """An op whose result depends on numbers: taken from constants where they are known."""
         if all(v.const is not None and v.field is None for v in vals):
             consts = iter([v.const for v in vals])
-            result = func(*_map(list(args), lambda _: next(consts)), **kwargs)
+            result = execute(func, _map(list(args), lambda _: next(consts)), kwargs)
             for t in _tensors([result]):
                 self.make(t, None, t.detach())
             return result
         if any(t.is_meta for t in every):
             raise NeedsValuesError(f"`{schema.op}` asks for numbers")
-        result = func(*args, **kwargs)
+        result = execute(func, args, kwargs)
         touched = any(v.field is not None for v in vals)
         self.settle(func, schema, RULES.get(schema.op), args, kwargs, vals, touched, result)
         return result
@@ -648,7 +680,7 @@ class Run(TorchFunctionMode):
         written = [_map(w, self.value) for w in written]
         shapes = tuple(tuple(t.shape) for t in outs) or tuple(v.shape for v in _values(written))
         call = Call(schema.op, shapes)
-        fields = self.apply(rule, call, vargs, vkwargs)
+        fields = self.fields(rule, call, vargs, vkwargs)
         if call.window is not None and self.op is not None:
             self.op.windows.append(call.window)
         self._bind(schema, rule, call, args, kwargs, vargs, vkwargs, outs, fields, written)
@@ -665,7 +697,7 @@ class Run(TorchFunctionMode):
             rule = RULES["reshape"] if whole and size == t.numel() else None
         vargs = [was, *_map(list(args[1:]), self.value)]
         call = Call(schema.op, (tuple(t.shape),))
-        field = self.apply(rule, call, vargs, kwargs)[0]
+        field = self.fields(rule, call, vargs, kwargs)[0]
         if not isinstance(was, Traced):
             self.make(t, field)
             return result
@@ -687,11 +719,21 @@ class Run(TorchFunctionMode):
             v.cell.grow(nbytes_of(t))
             self.attach(t, Traced(tuple(t.shape), None, v.cell))
 
-    def apply(self, rule: Any, call: Call, vargs: Any, vkwargs: Any) -> tuple[Field | None, ...]:
-        """The rule's fields, one per output. A rule that fails on its arguments is treated as no rule, and named."""
-        out, error = _interpreted(rule, call, vargs, vkwargs)
-        if error is not None:
-            self.failed.setdefault(call.op, f"{type(error).__name__}: {error}")
+    @staticmethod
+    def interpret(rule: Callable[..., Result], call: Call, *args: Any, **kwargs: Any) -> Result:
+        """The one way to apply a rule, at both levels. Raises RuleError where it gives up or fails."""
+        try:
+            return rule(call, *args, **kwargs)
+        except Exception as error:
+            raise RuleError(f"{type(error).__name__}: {error}") from error
+
+    def fields(self, rule: Any, call: Call, vargs: Any, vkwargs: Any) -> tuple[Field | None, ...]:
+        """One field per output. A rule that fails on its arguments is treated as no rule, and named."""
+        try:
+            out = self.interpret(rule or unknown, call, *vargs, **vkwargs)
+        except RuleError as error:
+            self.failed.setdefault(call.op, str(error))
+            out = unknown(call, *vargs, **vkwargs)
         return out if isinstance(out, tuple) else (out,) * max(len(call.out), 1)
 
     def _argument(self, schema: Schema, name: str, vargs: Any, vkwargs: Any) -> Any:
@@ -750,7 +792,7 @@ class Run(TorchFunctionMode):
                         cargs[at] = torch.device("cpu")
                     else:
                         ckwargs["device"] = torch.device("cpu")
-                consts = list(_tensors([func(*cargs, **ckwargs)]))
+                consts = list(_tensors([execute(func, cargs, ckwargs)]))
         for name in schema.written:
             for v in _values([_map(self._argument(schema, name, args, kwargs), self.value)]):
                 if not consts:
@@ -758,7 +800,8 @@ class Run(TorchFunctionMode):
         call = Call(schema.op, tuple(tuple(t.shape) for t in outs))
         if any(a is not None and not a[1] for a in schema.aliases) and rule is not None:
             # A view of a constant may be written to later. A rule that fails here has taken nothing to be unknown.
-            _interpreted(rule, call, vargs, vkwargs)
+            with suppress(RuleError):
+                self.interpret(rule, call, *vargs, **vkwargs)
         self._bind(schema, rule, call, args, kwargs, vargs, vkwargs, outs, (None,) * len(outs), ())
         for t, c in zip(outs, consts, strict=False):
             v = t.__dict__.get(_KEY)
@@ -775,7 +818,7 @@ class Run(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if is_query(func):
-            return self.changed(func, args, kwargs) if func in _SETTERS else func(*args, **kwargs)
+            return self.changed(func, args, kwargs) if func in _SETTERS else execute(func, args, kwargs)
         self.number += 1
         op = self.op = Event(self.number, self.frame)
         if func in _INDEXING and len(args) > 1:
@@ -784,8 +827,15 @@ class Run(TorchFunctionMode):
             _, x, device, dtype, *_ = _cast_like(args[0], args[1])  # else to where a weight has its storage
             args = (x, device, dtype, *args[2:])
         short = self.shortcuts.get(func)
-        if short is not None and "out" not in kwargs:
-            result = short(self, op, *args, **kwargs)
+        if short is not None:
+            try:
+                result = short(self, op, *args, **kwargs)
+            except RuleError:
+                result = NotImplemented
+            except TypeError as error:
+                if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                    raise
+                result = NotImplemented  # an argument that it does not take
             if result is not NotImplemented:
                 self.finish(func, op, (*args, *kwargs.values()) if kwargs else args, result)
                 return result
@@ -798,10 +848,10 @@ class Run(TorchFunctionMode):
             if v.field is not None:
                 op.ins.append((v.shape, v.field))
         if self.exhaustive:
-            result = func(*args, **kwargs)
+            result = execute(func, args, kwargs)
         else:
             with self.dispatch:
-                result = func(*args, **kwargs)
+                result = execute(func, args, kwargs)
         for t in _tensors([result]):
             if type(t) not in PLAIN:
                 self._adopt(func, op, t)
@@ -832,7 +882,7 @@ class Run(TorchFunctionMode):
         op = self.op = Event(self.number, self.frame)
         op.ins = [(v.shape, v.field) for t in _tensors(args) if (v := self.value(t)).field is not None]
         with torch._C.DisableTorchFunction(), self.dispatch:  # kernels in Python call torch functions too
-            result = func(*args, **kwargs)
+            result = execute(func, args, kwargs)
         if getrefcount(_getframe()) > _HELD:
             gc.collect(0)
         self.drop_inner(_tensors((result, *args, *kwargs.values())))
@@ -874,16 +924,6 @@ def _cycled(fields: tuple[Field | None, ...]) -> Iterator[Field | None]:
         yield from fields
 
 
-def _interpreted(rule: Any, call: Call, vargs: Any, vkwargs: Any) -> tuple[Any, Exception | None]:
-    """What a rule says, and why it could not: then as without a rule, everything joins and the op is named."""
-    if rule is None:
-        return unknown(call, *vargs, **vkwargs), None
-    try:
-        return rule(call, *vargs, **vkwargs), None
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return unknown(call, *vargs, **vkwargs), error
-
-
 def _replay(rule: Any, call: Call, vargs: Any, vkwargs: Any, parent: Traced, i: int) -> Any:
     """How to read a view off its parent again."""
 
@@ -892,7 +932,10 @@ def _replay(rule: Any, call: Call, vargs: Any, vkwargs: Any, parent: Traced, i: 
             return None
         value = Value(parent.shape, field)
         args = [value if a is parent else a for a in vargs]
-        out, _ = _interpreted(rule, Call(call.op, call.out), args, vkwargs)
+        try:
+            out = Run.interpret(rule or unknown, Call(call.op, call.out), *args, **vkwargs)
+        except RuleError:
+            out = unknown(Call(call.op, call.out), *args, **vkwargs)
         result: Field | None = out[i] if isinstance(out, tuple) else out
         return result
 
@@ -974,9 +1017,12 @@ def _arguments(run: Run, module: nn.Module, layer: Layer, args: Any, kwargs: Any
         return None
     if _global_hooks or _global_pre_hooks or not _is_on_top(run) or run.layers.get(type(module)) is not layer:
         return None
-    if layer.ndims is not None and args[0].dim() not in layer.ndims:
+    if layer.ndims is not None and (type(args[0]) is not Tensor or args[0].dim() not in layer.ndims):
         return None
-    return layer.arguments(d)
+    try:
+        return layer.arguments(d)
+    except KeyError:  # an attribute that the model took away
+        return None
 
 
 def _answer(run: Run, module: nn.Module, function: Callable[..., Any], x: Any, rest: tuple[Any, ...]) -> Any:
@@ -990,7 +1036,10 @@ def _answer(run: Run, module: nn.Module, function: Callable[..., Any], x: Any, r
     op = run.op = Event(run.number, frame)
     mode = _pop_mode()
     try:
-        result = run.shortcuts[function](run, op, x, *rest)
+        try:
+            result = run.shortcuts[function](run, op, x, *rest)
+        except RuleError:
+            result = NotImplemented
         if result is NotImplemented:
             run.number -= 1
         else:
@@ -1021,7 +1070,7 @@ def _framed(run: Run, module: nn.Module, inner: Callable[..., Any]) -> Callable[
         outer = run.frame
         frame = run.frame = Frame(module, run.paths[id(module)], outer)
         try:
-            return inner(*args, **kwargs)
+            return execute(inner, args, kwargs)
         except BaseException as error:
             blame(error, frame)
             raise
@@ -1191,7 +1240,7 @@ def run_forward(
                 run.new(t, f)
             attribute(run, modules)
             with _uncompiled(), run.dispatch if run.exhaustive else nullcontext(), run:
-                result = drained(tree.model(*args, **kwargs))
+                result = drained(execute(tree.model, args, kwargs))
             outs = [(run.value(t), t) for t in flatten(result)]
             if any(v.shape != t.shape for v, t in outs):
                 raise UnseenOpError("a tensor was given another shape by what torch functions do not see")

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import types
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 import rfcalc
 from rfcalc.shortcut import LAYERS, SHORTCUTS, broadcast_shape
+from rfcalc.trace import RuleError, Run
 
 N = 8  # every dim of the map, so that any permutation of it still fits the weights
 W = {n: torch.ones(N, N, *(3,) * n) for n in (1, 2, 3)}
@@ -65,8 +67,9 @@ def adaptive_pools(f, y):
 
 def dropouts(f, y):
     yield f(y, 0.5, False)
-    yield f(y, 0.5, True) if f is torch.dropout else f(y, training=True)
-    if f is not torch.dropout:
+    low = getattr(F, f.__name__, None) is not f
+    yield f(y, 0.5, True) if low else f(y, training=True)
+    if not low:
         yield f(y, 0.1, training=False, inplace=True)
 
 
@@ -232,6 +235,9 @@ CASES = {
     "_unary": unary,
     "_inside": inside,
     "dropout": dropouts,
+    "dropout1d": dropouts,
+    "low_dropout": dropouts,
+    "alpha_dropout": dropouts,
     "conv": convs,
     "max_pool": max_pools,
     "avg_pool": pools,
@@ -241,7 +247,9 @@ CASES = {
     "group_norm": group_norms,
     "linear": linears,
     "matmul": matmuls,
+    "bmm": matmuls,
     "softmax": softmaxes,
+    "low_softmax": softmaxes,
     "sdpa": attentions,
     "self_attention": multi_heads,
     "run_view": views,
@@ -306,7 +314,10 @@ def test_every_family_answers_something(monkeypatch):
     def noting(f, short):
         @functools.wraps(short)
         def call(*args, **kwargs):
-            out = short(*args, **kwargs)
+            try:
+                out = short(*args, **kwargs)
+            except TypeError:  # an argument it does not take
+                return NotImplemented
             answered.update({builder_of(f)} if out is not NotImplemented else ())
             return out
 
@@ -581,3 +592,345 @@ def test_broadcast_shape_is_torchs():
             except RuntimeError:
                 known = None
             assert broadcast_shape(a, b) == known
+
+
+class Calling(nn.Module):
+    """A convolution whose positions differ in what they see, then one call; `y` is the map and `self` the weights."""
+
+    def __init__(self, call, size):
+        super().__init__()
+        n = len(size) - 1
+        self.first = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[n - 1](N, N, 2)
+        self.weight, self.bias = nn.Parameter(torch.ones(N, N, *(2,) * n)), nn.Parameter(torch.ones(N))
+        self.matrix = nn.Parameter(torch.ones(N, size[-1] - 1))
+        self.tail = nn.Parameter(torch.ones(size[-1] - 1))
+        self.register_buffer("mean", torch.ones(N))
+        self.call = call
+
+    def forward(self, x):
+        return self.call(self.first(x), self)
+
+
+MAP = (N, N + 1, N + 1)
+# Each line is one call, spelled in the ways that torch takes it.
+SPELLINGS = {
+    "conv1d": (
+        (N, N + 1),
+        lambda y, m: F.conv1d(y, m.weight, m.bias, 2, 1, 2),
+        lambda y, m: F.conv1d(input=y, weight=m.weight, bias=m.bias, stride=2, padding=1, dilation=2),
+        lambda y, m: F.conv1d(y, m.weight, m.bias, np.int64(2), [np.int32(1)], dilation=(np.int64(2),)),
+    ),
+    "conv2d": (
+        MAP,
+        lambda y, m: F.conv2d(y, m.weight, None, 2, 1),
+        lambda y, m: F.conv2d(input=y, weight=m.weight, stride=2, padding=1),
+        lambda y, m: F.conv2d(y, stride=(2, 2), padding=[1, 1], weight=m.weight, groups=np.int64(1)),
+        lambda y, m: torch.conv2d(y, m.weight, stride=[np.int64(2), 2], padding=np.int64(1)),
+    ),
+    "max_pool2d": (
+        MAP,
+        lambda y, m: F.max_pool2d(y, 3, 2, 1),
+        lambda y, m: F.max_pool2d(y, kernel_size=3, stride=2, padding=1),
+        lambda y, m: F.max_pool2d(input=y, kernel_size=(3, 3), stride=[2], padding=np.int64(1), dilation=1),
+        lambda y, m: F.max_pool2d(y, np.int64(3), (np.int32(2), 2), 1, 1, False, False),
+        lambda y, m: nn.MaxPool2d(np.int64(3), 2, 1)(y),
+    ),
+    "max_pool2d by its own size": (
+        MAP,
+        lambda y, m: F.max_pool2d(y, 2),
+        lambda y, m: F.max_pool2d(y, 2, None),
+        lambda y, m: F.max_pool2d(y, 2, stride=()),
+        lambda y, m: F.max_pool2d(y, 2, stride=2, ceil_mode=False),
+    ),
+    "avg_pool2d": (
+        MAP,
+        lambda y, m: F.avg_pool2d(y, 3, 2, 1, False, False),
+        lambda y, m: F.avg_pool2d(y, 3, stride=2, padding=1, count_include_pad=False),
+        lambda y, m: F.avg_pool2d(input=y, kernel_size=3, stride=2, padding=1, divisor_override=4),
+        lambda y, m: nn.AvgPool2d(3, 2, 1, count_include_pad=True)(y),
+    ),
+    "adaptive_avg_pool2d": (
+        MAP,
+        lambda y, m: F.adaptive_avg_pool2d(y, 3),
+        lambda y, m: F.adaptive_avg_pool2d(input=y, output_size=(3, np.int64(3))),
+        lambda y, m: F.adaptive_avg_pool2d(y, output_size=[3, 3]),
+    ),
+    "add": (
+        MAP,
+        lambda y, m: y + y.flip(-1),
+        lambda y, m: torch.add(y, other=y.flip(-1)),
+        lambda y, m: torch.add(input=y, other=y.flip(-1), alpha=2),
+        lambda y, m: y.add(other=y.flip(-1)),
+        lambda y, m: torch.add(y, y.flip(-1), out=torch.empty_like(y)),
+    ),
+    "relu": (
+        MAP,
+        lambda y, m: F.relu(y),
+        lambda y, m: F.relu(input=y),
+        lambda y, m: F.relu(y, inplace=False),
+        lambda y, m: nn.ReLU()(input=y),
+    ),
+    "softmax": (
+        MAP,
+        lambda y, m: F.softmax(y, 1),
+        lambda y, m: F.softmax(input=y, dim=np.int64(1)),
+        lambda y, m: y.softmax(dim=1),
+        lambda y, m: torch.softmax(y, -3, y.dtype),
+        lambda y, m: torch.softmax(y, dim=1, out=torch.empty_like(y)),
+    ),
+    "linear": (
+        MAP,
+        lambda y, m: F.linear(y, m.matrix, m.bias),
+        lambda y, m: F.linear(input=y, weight=m.matrix, bias=m.bias),
+    ),
+    "matmul": (
+        MAP,
+        lambda y, m: y @ y.flip(-1),
+        lambda y, m: torch.matmul(input=y, other=y.flip(-1)),
+        lambda y, m: y.matmul(other=y.flip(-1)),
+    ),
+    "batch_norm": (
+        MAP,
+        lambda y, m: F.batch_norm(y, m.mean, m.mean, m.bias, m.bias),
+        lambda y, m: F.batch_norm(input=y, running_mean=m.mean, running_var=m.mean, weight=m.bias, bias=m.bias),
+    ),
+    "layer_norm": (
+        MAP,
+        lambda y, m: F.layer_norm(y, (N,), m.tail, m.tail),
+        lambda y, m: F.layer_norm(input=y, normalized_shape=[np.int64(N)], weight=m.tail, bias=m.tail),
+    ),
+    "group_norm": (
+        MAP,
+        lambda y, m: F.group_norm(y, 2, m.bias),
+        lambda y, m: F.group_norm(input=y, num_groups=np.int64(2), weight=m.bias),
+    ),
+    "cat": (
+        MAP,
+        lambda y, m: torch.cat([y, y], 1),
+        lambda y, m: torch.cat(tensors=(y, y), dim=np.int64(1)),
+        lambda y, m: torch.concatenate([y, y], axis=-3),
+    ),
+    "mean": (
+        MAP,
+        lambda y, m: y.mean((2, 3), True),
+        lambda y, m: torch.mean(y, dim=(2, 3), keepdim=True),
+        lambda y, m: torch.mean(input=y, dim=[np.int64(2), -1], keepdim=True),
+        lambda y, m: y.mean(axis=(2, 3), keepdims=True),
+    ),
+    "transpose": (
+        MAP,
+        lambda y, m: y.transpose(1, 2),
+        lambda y, m: y.transpose(dim0=1, dim1=np.int64(2)),
+        lambda y, m: torch.transpose(input=y, dim0=1, dim1=-2),
+    ),
+    "flatten": (
+        MAP,
+        lambda y, m: y.flatten(2),
+        lambda y, m: torch.flatten(y, start_dim=2),
+        lambda y, m: torch.flatten(input=y, start_dim=np.int64(2), end_dim=-1),
+    ),
+    "view": (
+        MAP,
+        lambda y, m: y.view(1, N, -1),
+        lambda y, m: y.view((1, N, np.int64(N * N))),
+        lambda y, m: y.view(size=(1, N, -1)),
+    ),
+    "reshape": (
+        MAP,
+        lambda y, m: y.reshape(1, N, -1),
+        lambda y, m: torch.reshape(input=y, shape=(1, np.int64(N), -1)),
+    ),
+    "permute": (
+        MAP,
+        lambda y, m: y.permute(0, 2, 3, 1),
+        lambda y, m: y.permute(dims=(0, 2, 3, np.int64(1))),
+        lambda y, m: torch.permute(y, [0, -2, -1, 1]),
+    ),
+    "dropout": (
+        MAP,
+        lambda y, m: F.dropout(y, 0.1, False),
+        lambda y, m: F.dropout(input=y, p=0.1, training=False),
+        lambda y, m: torch.dropout(y, p=0.1, train=False),
+    ),
+}
+
+
+def told(report):
+    """What a report says of the network, whatever its calls are called and however many they are."""
+    rows = [{**row, "op": "", "path": "", "name": "", "call": 0} for row in report["rows"]]
+    return rows, report["receptive_field"], report["totals"]["macs"]
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_call_is_the_same_however_it_is_spelled(name):
+    size, *calls = SPELLINGS[name]
+    first, *others = [told(both_levels(Calling(call, size), size)) for call in calls]
+    assert all(other == first for other in others)
+
+
+REFUSED = {
+    "padding below 0": lambda y, m: F.conv2d(y, m.weight, padding=-1),
+    "padding below 0 along one dim": lambda y, m: F.conv2d(y, m.weight, padding=(0, -1)),
+    "stride 0": lambda y, m: F.conv2d(y, m.weight, stride=0),
+    "dilation 0": lambda y, m: F.conv2d(y, m.weight, dilation=0),
+    "a float stride": lambda y, m: F.conv2d(y, m.weight, stride=2.0),
+    "three strides": lambda y, m: F.conv2d(y, m.weight, stride=(1, 1, 1)),
+    "padding same with a stride": lambda y, m: F.conv2d(y, m.weight, padding="same", stride=2),
+    "groups that do not divide": lambda y, m: F.conv2d(y, m.weight, groups=3),
+    "groups 0": lambda y, m: F.conv2d(y, m.weight, groups=0),
+    "a weight of another rank": lambda y, m: F.conv2d(y, m.weight[..., 0]),
+    "the convolution of another rank": lambda y, m: F.conv1d(y, m.weight),
+    "a weight of another dtype": lambda y, m: F.conv2d(y, m.weight.double()),
+    "a bias of another size": lambda y, m: F.conv2d(y, m.weight, m.bias[1:]),
+    "a bias of another rank": lambda y, m: F.conv2d(y, m.weight, m.bias[:, None]),
+    "a bias that is a number": lambda y, m: F.conv2d(y, m.weight, 1.0),
+    "a kernel beyond the input": lambda y, m: F.conv2d(y, m.weight, dilation=20),
+    "a keyword unknown to torch": lambda y, m: F.conv2d(y, m.weight, pad=1),
+    "transposed: stride 0": lambda y, m: F.conv_transpose2d(y, m.weight, stride=0),
+    "transposed: channels": lambda y, m: F.conv_transpose2d(y[:, 1:], m.weight),
+    "transposed: output padding": lambda y, m: F.conv_transpose2d(y, m.weight, output_padding=1),
+    "transposed: bias": lambda y, m: F.conv_transpose2d(y, m.weight, m.bias[1:]),
+    "unfold: padding below 0": lambda y, m: F.unfold(y, 2, padding=-1),
+    "a pool of another rank": lambda y, m: F.max_pool1d(y, 2),
+    "a module of another rank": lambda y, m: nn.AvgPool1d(2)(y),
+    "a pool of stride 0": lambda y, m: F.max_pool2d(y, 2, stride=0),
+    "a pool of padding below 0": lambda y, m: F.avg_pool2d(y, 2, padding=-1),
+    "a pool of padding above half": lambda y, m: F.max_pool2d(y, 2, padding=2),
+    "a pool of dilation 0": lambda y, m: F.max_pool2d(y, 2, dilation=0),
+    "a pool of no size": lambda y, m: F.max_pool2d(y, 0),
+    "a pool of divisor 0": lambda y, m: F.avg_pool2d(y, 2, divisor_override=0),
+    "a pool to a negative size": lambda y, m: F.adaptive_avg_pool2d(y, -1),
+    "batch norm: channels": lambda y, m: F.batch_norm(y, m.mean[1:], m.mean[1:]),
+    "batch norm: dtype": lambda y, m: F.batch_norm(y, m.mean, m.mean, m.bias.double()),
+    "batch norm: half of the statistics": lambda y, m: F.batch_norm(y, m.mean, None),
+    "layer norm: shape": lambda y, m: F.layer_norm(y, (N + 1,)),
+    "layer norm: weight": lambda y, m: F.layer_norm(y, (N, N), m.tail),
+    "group norm: groups": lambda y, m: F.group_norm(y, 3),
+    "group norm: bias": lambda y, m: F.group_norm(y, 2, bias=m.bias[1:]),
+    "linear: features": lambda y, m: F.linear(y[..., 1:], m.matrix),
+    "linear: dtype": lambda y, m: F.linear(y, m.matrix.double()),
+    "linear: bias": lambda y, m: F.linear(y, m.matrix, m.bias[1:]),
+    "matmul: sizes": lambda y, m: y @ y[..., 1:, :],
+    "bmm: batches are not broadcast": lambda y, m: torch.bmm(y[0], y[0, :1]),
+    "softmax: dim": lambda y, m: F.softmax(y, 4),
+    "softmax: dim below": lambda y, m: torch.log_softmax(y, -5),
+    "cat: shapes": lambda y, m: torch.cat([y, y[..., 1:]], 1),
+    "cat: ranks": lambda y, m: torch.cat([y, y[0]], 1),
+    "cat: dim": lambda y, m: torch.cat([y, y], 4),
+    "cat: nothing": lambda y, m: torch.cat([], 1),
+    "cat: a number": lambda y, m: torch.cat([1.0, y], 1),
+    "mean: dim": lambda y, m: y.mean(4),
+    "mean: one dim twice": lambda y, m: y.mean((1, -3)),
+    "view: size": lambda y, m: y.view(3, -1),
+    "permute: dims": lambda y, m: y.permute(0, 1, 2),
+    "flatten: order": lambda y, m: torch.flatten(y, start_dim=2, end_dim=1),
+    "broadcasting": lambda y, m: y + y[..., 1:-1],
+    "attention: heads": lambda y, m: F.scaled_dot_product_attention(y, y[:, 1:], y[:, 1:]),
+    "attention: mask": lambda y, m: F.scaled_dot_product_attention(y, y, y, y[0, 0, 1:]),
+    "attention: mask and causal": lambda y, m: F.scaled_dot_product_attention(
+        y, y, y, y[0, 0], is_causal=True
+    ),
+    "dropout of another rank": lambda y, m: F.dropout1d(y, 0.5, False),
+    "a probability above 1": lambda y, m: F.dropout(y, 1.5, False),
+    "relu of torch has no inplace": lambda y, m: torch.relu(y, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_torch_refuses_with_storage_is_refused_at_both_levels(name):
+    net = Calling(REFUSED[name], MAP).eval()
+    with pytest.raises((RuntimeError, TypeError, ValueError, IndexError)), torch.inference_mode():
+        net(torch.ones(1, *MAP))  # on the CPU
+    for level in (1, 2):
+        with pytest.raises(rfcalc.ForwardError):
+            rfcalc.analyze(net, MAP, level=level)
+
+
+UNBATCHED = {
+    "max_pool2d": lambda y, m: F.max_pool2d(y[0], 2),
+    "max_pool2d of a squeezed map": lambda y, m: nn.MaxPool2d(2)(y[:, :1].squeeze(1)),
+    "max_pool1d": lambda y, m: nn.MaxPool1d(2)(y[0, 0]),
+    "avg_pool2d": lambda y, m: F.avg_pool2d(y[0], 3, 1),
+    "adaptive_avg_pool2d": lambda y, m: F.adaptive_avg_pool2d(y[0], 2),
+    "conv2d": lambda y, m: F.conv2d(y[0], m.weight),
+    "batch_norm": lambda y, m: F.batch_norm(y.mean((2, 3)), m.mean, m.mean),
+}
+
+
+@pytest.mark.parametrize("name", UNBATCHED)
+def test_maps_without_a_batch_are_read_as_torch_reads_them(name):
+    report = rfcalc.analyze(Calling(UNBATCHED[name], MAP), MAP)
+    with torch.inference_mode():
+        out = Calling(UNBATCHED[name], MAP).eval()(torch.ones(1, *MAP))
+    assert report.output_shapes == (tuple(out.shape),)
+    both_levels(Calling(UNBATCHED[name], MAP), MAP)
+
+
+def test_weights_that_the_input_reaches_are_seen():
+    """Statistics, scales and biases made from the input are no constants."""
+    for call in (
+        lambda y, m: F.batch_norm(y, y.mean((0, 2, 3)), m.mean),
+        lambda y, m: F.layer_norm(y, (N,), y[0, 0, 0]),
+        lambda y, m: F.group_norm(y, 2, m.bias, y[0, :, 0, 0]),
+        lambda y, m: F.linear(y, m.matrix, y[0, :, 0, 0]),
+        lambda y, m: F.conv2d(y, m.weight, y[0, :, 0, 0]),
+    ):
+        both_levels(Calling(call, MAP), MAP)
+
+
+def test_a_rule_that_gives_up_is_an_approximate_row_at_both_levels():
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Flatten(2))
+    report = both_levels(net, (1, 4096, 4096))
+    assert report["approximate_ops"] == ["flatten"]
+    assert "the rule of flatten did not apply" in report["notes"][0]
+
+
+@pytest.mark.parametrize("name", sorted(set(SPELLINGS) - {"dropout"}))  # which needs no rule
+def test_a_rule_that_fails_is_an_approximate_row_at_both_levels(name, monkeypatch):
+    def broken(rule, call, *args, **kwargs):
+        raise RuleError("ValueError: broken")
+
+    monkeypatch.setattr(Run, "interpret", staticmethod(broken))
+    size, *calls = SPELLINGS[name]
+    for call in calls:
+        report = both_levels(Calling(call, size), size)
+        assert report["approximate_ops"]
+        assert report["notes"]
+        assert all("(ValueError: broken)" in note for note in report["notes"])
+
+
+def test_a_fault_of_ours_is_not_blamed_on_the_design(monkeypatch):
+    """Neither in a shortcut nor at level 1, and what the forward or torch raises still is the design's."""
+    net = nn.Sequential(nn.Conv2d(N, N, 3), nn.ReLU())
+
+    def faulty(*args, **kwargs):
+        return {}["ours"]
+
+    monkeypatch.setattr("rfcalc.shortcut._out", faulty)
+    with pytest.raises(KeyError, match="ours"):
+        rfcalc.analyze(net, MAP, level=2)
+    rfcalc.analyze(net, MAP, level=1)
+    monkeypatch.setattr(Run, "settle", faulty)
+    with pytest.raises(KeyError, match="ours"):
+        rfcalc.analyze(net, MAP, level=1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y, m: {}["theirs"],
+        lambda y, m: y.size(9),
+        lambda y, m: y[0, 0, 0, 0, 0],
+        lambda y, m: y[[1, "a"]],
+        lambda y, m: m.first(y, y),
+        lambda y, m: torch.einsum("ab,bc->ac", y, y),
+        lambda y, m: y.reshape(3, 3),
+        lambda y, m: sorted([1, "a"]),
+        lambda y, m: np.zeros((2, 3)) @ np.zeros((2, 3)),
+        lambda y, m: m.missing(y),
+    ],
+)
+def test_what_the_forward_raises_is_blamed_on_the_design(call):
+    for level in (1, 2):
+        with pytest.raises(rfcalc.ForwardError):
+            rfcalc.analyze(Calling(call, MAP), MAP, level=level)
