@@ -807,7 +807,7 @@ def _analyze(
     except Exception as error:
         again = _second_try(error, tree)
         if again is None:
-            raise _forward_error(error, name, _lacks_channels(error, tree.model, spec)) from error
+            raise _forward_error(error, name, _lacks_channels(error, tree, spec)) from error
         if again == "integers":
             notes.append(READS_INDICES)
             dtype = torch.int64
@@ -912,9 +912,10 @@ def _with_weights(model: nn.Module, rebuild: Callable[[], nn.Module] | None) -> 
     return twin
 
 
-def _lacks_channels(error: BaseException, model: nn.Module, spec: Inputs) -> str:
+def _lacks_channels(error: BaseException, tree: Tree, spec: Inputs) -> str:
     """What to say of a convolution that failed because the input has one dim too few."""
-    failed: Any = dict(model.named_modules()).get(getattr(error, "failed_at", None) or "")
+    at = getattr(error, "failed_at", "")
+    failed: Any = next((m for m in tree.modules if tree.paths[id(m)] == at), None)
     if not isinstance(failed, nn.modules.conv._ConvNd) or len(spec.shapes) > 1:
         return ""
     shape = spec.shapes[0]

@@ -25,7 +25,7 @@ def known_to_torch(op: str) -> bool:
 def test_every_rule_is_reached_by_a_case(monkeypatch):
     seen: set[str] = set()
     failed: set[str] = set()
-    apply = trace.Run.apply
+    apply = trace.Run.fields
 
     def recorded(self, rule, call, args, kwargs):
         seen.add(call.op)
@@ -33,7 +33,7 @@ def test_every_rule_is_reached_by_a_case(monkeypatch):
         failed.update(self.failed)
         return fields
 
-    monkeypatch.setattr(trace.Run, "apply", recorded)
+    monkeypatch.setattr(trace.Run, "fields", recorded)
     for _, make, shape in CASES:
         analyze(make().eval(), shape, level=1)
     newest = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)
