@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .field import Shape, join, mix, reduce, window_length
 from .refusals import RefusedError
-from .rules import RULES, Call, Value, elementwise
+from .rules import RULES, Call, Value
 from .rules.registry import Result
 from .rules.window import conv_window
 from .rules.work import WORK
@@ -108,6 +108,12 @@ def _out(run: Run, op: Any, x: Tensor, v: Value, call: Call, field: Result) -> A
 # ------------------------------------------------------------------------------------------------- element-wise
 
 
+def _kept(call: Call, x: Value) -> Result:
+    """The element-wise rule of one operand of the output's shape."""
+    assert x.field is not None
+    return x.field.unmasked()
+
+
 # What the functional forms take beside the input; those of torch itself and the methods take no `inplace`.
 _OPTIONS = {
     "relu": ("inplace",), "relu6": ("inplace",), "selu": ("inplace",), "silu": ("inplace",), "mish": ("inplace",),
@@ -130,10 +136,15 @@ def _options(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, An
     return given
 
 
+_INPLACE = ("inplace",)
+
+
 def _unary_of(names: tuple[str, ...]) -> Shortcut:
     def _unary(run: Run, op: Any, /, input: Any, *args: Any, **kwargs: Any) -> Any:
         if type(input) is not Tensor or not input.is_floating_point():
             return NotImplemented
+        if not kwargs and len(args) == 1 and args[0] is True and names == _INPLACE:  # as layers call it
+            return _written(run, op, input)
         given = _options(names, args, kwargs) if args or kwargs else kwargs
         if given is None:
             return NotImplemented
@@ -143,7 +154,7 @@ def _unary_of(names: tuple[str, ...]) -> Shortcut:
         if v.field is None:
             return NotImplemented
         call = Call("relu", (v.shape,))
-        return _out(run, op, input, v, call, run.interpret(elementwise, call, v))
+        return _out(run, op, input, v, call, run.interpret(_kept, call, v))
 
     return _unary
 
@@ -165,10 +176,9 @@ def _written(run: Run, op: Any, x: Tensor) -> Any:
     if v.field is None or not isinstance(v, Traced):
         return NotImplemented
     before = v.field
-    field = run.interpret(elementwise, Call("relu", (v.shape,)), v)
-    op.ins.append((v.shape, before))
     if before.mask is not None:
-        write(v, field)  # type: ignore[arg-type]
+        write(v, run.interpret(_kept, Call("relu", (v.shape,)), v))  # type: ignore[arg-type]
+    op.ins.append((v.shape, before))
     return x
 
 
@@ -451,7 +461,7 @@ def batch_norm(
     if type(momentum) not in _NUMBERS or type(eps) not in _NUMBERS or eps <= 0:
         return NotImplemented
     call = Call("batch_norm", (v.shape,))
-    return _out(run, op, input, v, call, run.interpret(elementwise, call, v))
+    return _out(run, op, input, v, call, run.interpret(_kept, call, v))
 
 
 @shortcut(F.layer_norm)
