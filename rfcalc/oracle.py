@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -50,7 +50,8 @@ _NEGLIGIBLE = 1e-6  # an interpolation weight below this is rounding noise, not 
 class Check:
     """One layer at one position along one input axis: what the report says and what the gradient shows.
 
-    A row that the report itself calls approximate has to contain the measured box; any other has to equal it.
+    A row that the report itself calls approximate has to contain the measured box; any other has to equal it. `kind`:
+    "exact", measured on this input, or "unclipped", measured on an enlarged one (`enlarged.py`).
     """
 
     layer: str
@@ -59,6 +60,7 @@ class Check:
     expected: Box | None
     measured: Box | None
     exact: bool = True
+    kind: Literal["exact", "unclipped"] = "exact"
 
     @property
     def agrees(self) -> bool:
@@ -73,11 +75,13 @@ class Oracle:
 
     Of an input of integers or flags the leaf is the real tensor that stands for it; of one whose numbers are structure
     it has no gradient.
+    `stopped`: why the forward went no further, where as much as it did was enough (`replay(partial=True)`).
     """
 
     leaves: tuple[Tensor, ...]
     outputs: Mapping[int, Tensor | None]
     seed: int = 0
+    stopped: str = ""
 
     def measure(
         self, call: int, grid: Sequence[int], position: Sequence[int], axes: Sequence[Axis]
@@ -187,12 +191,18 @@ def prepare(
 
 
 def replay(
-    model: nn.Module, input_shape: Any, calls: Mapping[int, str | None], *, seed: int = 0, indices: bool = False
+    model: nn.Module,
+    input_shape: Any,
+    calls: Mapping[int, str | None],
+    *,
+    seed: int = 0,
+    indices: bool = False,
+    partial: bool = False,
 ) -> Oracle:
     """Run a positive float64 copy of the model once. `calls`: numbers of calls to keep, with their names if known.
 
-    `indices`: inputs of which only the shape is given hold integers. The model itself and the random state are left as
-    they were.
+    `indices`: inputs of which only the shape is given hold integers. `partial`: a forward that fails is worth what it
+    did. The model itself and the random state are left as they were.
     """
     inputs, model = Inputs.of(input_shape), checked_model(model)
     generator = torch.Generator().manual_seed(seed)
@@ -213,10 +223,12 @@ def replay(
             _make_positive(twin, generator)
             with _open_functions(), run:
                 twin(*args, **kwargs)
-    except RfcalcError:
-        raise
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if partial and run.number:
+            return Oracle(leaves, run.kept, seed, reason)
+        if isinstance(error, RfcalcError):
+            raise
         raise ForwardError(
             f"the model did not run on the CPU in float64, call {run.number - 1} ({run.name}): {reason}"
         ) from error

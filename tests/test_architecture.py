@@ -30,6 +30,7 @@ ALLOWED = {
     "report": REPORT - {"report"},
     "gate": REPORT,
     "advice": REPORT | {"gate"},
+    "enlarged": REPORT | {"oracle"},
     "gridding": REPORT | {"gate", "oracle"},
     "config": {"errors", "gate", "design"},
     "find": {"errors", "design"},
