@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import RfcalcError
-from .oracle import Check, Oracle, positions_of, replay
+from .oracle import Box, Check, Oracle, positions_of, replay
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,14 +30,14 @@ class Enlarged:
     """One run of the model on an input that is `margin` longer at both ends of every axis.
 
     `skipped` names the rows whose unclipped field cannot be measured so, and why; a row that is named may still be
-    measured along its other axes.
+    measured along its other axes. `check` adds those that turn out not to move with the input.
     """
 
     oracle: Oracle
     report: Report
     margin: int
     rows: tuple[LayerRow, ...]
-    skipped: Mapping[str, str]
+    skipped: dict[str, str]
 
     def check(self, positions: int = 5) -> Iterator[Check]:
         """Every measurable row at some positions, along every axis without global context."""
@@ -49,9 +49,34 @@ class Enlarged:
                 there = [p + moves.get(d, 0) for d, p in zip(row.grid, position, strict=True)]
                 measured = self.oracle.measure(row.call, row.grid, there, report.axes)
                 for region, dim, box in zip(report.region(row.name, position), along, measured, strict=True):
-                    if dim is not None:
-                        here = None if box is None else (box[0] - margin, box[1] - margin)
-                        yield Check(row.name, position, region.axis, region.unclipped, here, True, "unclipped")
+                    if dim is None:
+                        continue
+                    found = _moved(box, -margin)
+                    check = Check(row.name, position, region.axis, region.unclipped, found, True, "unclipped")
+                    if check.agrees or self._moves_along(row, along, there, measured):
+                        yield check
+                    else:
+                        self.skipped[row.name] = "its paths step differently, so its field is another at each position"
+
+    def _moves_along(
+        self, row: LayerRow, along: Sequence[int | None], there: Sequence[int], measured: Sequence[Box | None]
+    ) -> bool:
+        """Does the box move with the position by one total stride? Asked of the gradient alone."""
+        turn = _total_stride(self.report)
+        steps = {d: int(turn / row.j_out[i]) for i, d in enumerate(along) if d is not None}
+        before = [p - steps.get(d, 0) for d, p in zip(row.grid, there, strict=True)]
+        boxes = self.oracle.measure(row.call, row.grid, before, self.report.axes)
+        sides = zip(along, boxes, measured, strict=True)
+        return all(_moved(one, turn) == other for d, one, other in sides if d is not None)
+
+
+def _moved(box: Box | None, by: int) -> Box | None:
+    return box and (box[0] + by, box[1] + by)
+
+
+def _total_stride(report: Report) -> int:
+    """After how many pixels every map repeats its phases."""
+    return math.lcm(*[j.numerator for row in report.rows for j in row.j_out])
 
 
 def enlarge(
@@ -68,8 +93,8 @@ def enlarge(
     if max(math.prod(s) for s in shapes) > _MAX_CELLS:
         raise RfcalcError(f"{report.name}: nothing is clipped only on an input {margin} longer at both ends: too large")
     oracle = replay(model, larger, {row.call: None for row in rows if row.call >= 0}, seed=seed, partial=True)
-    rolls = [row for row in report.rows if row.op in _FROM_THE_FAR_END]
-    skipped = {row.name: why for row in rows if (why := _obstacle(report, row, oracle, margin, rolls))}
+    bound = [row for row in report.rows if row.op in _FROM_THE_FAR_END or row.call in oracle.stretched]
+    skipped = {row.name: why for row in rows if (why := _obstacle(report, row, oracle, margin, bound))}
     kept = tuple(row for row in rows if skipped.get(row.name) in (None, _SOME_AXES))
     return Enlarged(oracle, report, margin, kept, skipped)
 
@@ -99,7 +124,7 @@ _SOME_AXES = "along an axis with global context, or none of its own, nothing can
 
 def _margin(report: Report, rows: Sequence[LayerRow]) -> int:
     """A whole number of total strides, further than any field hangs over the border."""
-    stride = math.lcm(*[j.numerator for row in report.rows for j in row.j_out])
+    stride = _total_stride(report)
     over = 0
     for row in rows:
         for position in (tuple(0 for _ in row.n_out), tuple(n - 1 for n in row.n_out)):
@@ -136,10 +161,11 @@ def _grid_of(report: Report, row: LayerRow) -> list[int | None]:
         dims = [d for d in row.grid if a.runs_along(d)]
         alone = len(dims) == 1 and not a.mixed and not any(set(p.dims) - set(row.grid) for p in a.parts)
         found.append(dims[0] if alone else None)
-    return [d if d is None or found.count(d) == 1 else None for d in found]
+    sides = [(axis.input, d) for axis, d in zip(report.axes, found, strict=True)]
+    return [d if sides.count((i, d)) == 1 else None for i, d in sides]  # tokens carry several axes of one input
 
 
-def _obstacle(report: Report, row: LayerRow, oracle: Oracle, margin: int, rolls: Sequence[LayerRow]) -> str:
+def _obstacle(report: Report, row: LayerRow, oracle: Oracle, margin: int, bound: Sequence[LayerRow]) -> str:
     """Why the unclipped field of a row cannot be measured; nothing where it can."""
     if not row.exact:
         return "approximate"
@@ -156,6 +182,6 @@ def _obstacle(report: Report, row: LayerRow, oracle: Oracle, margin: int, rolls:
         return "its positions do not move by whole numbers"
     if tuple(out.shape) != tuple(n + int(grown.get(d, 0)) for d, n in enumerate(row.shape_out)):
         return "its map does not grow with the input"
-    if any(oracle.outputs.get(r.call) is not None and oracle.depends(row.call, r.call) for r in rolls):
-        return "made of a map that was rolled, so of what lies at its far end"
+    if any(oracle.outputs.get(r.call) is not None and oracle.depends(row.call, r.call) for r in bound):
+        return "made of a map that was rolled or stretched from end to end, so of how long it is"
     return "" if all(d is not None for d in along) else _SOME_AXES

@@ -31,7 +31,6 @@ T = TypeVar("T")
 
 EMPTY = 1 << 40  # larger than any input; min-neutral
 _ONE = Fraction(1)
-_STILL = Fraction(0)
 _MAX_CELLS = 1 << 25  # larger arrays are not built
 
 
@@ -61,10 +60,11 @@ class AxisField:
 
     `jump` is the nominal effective stride. `aligned`: all paths so far agreed on jump and centre. `mixed`: some
     operation brought in global context (attention, statistics, a pooled gate, an unknown op). `before`: of a
-    concatenation, the one it continues by its last part; what is known of that need not be worked out again.
+    concatenation, the one it continues by its last part; what is known of that need not be worked out again. `turn`:
+    after how many pixels the phases repeat, the least common multiple of all strides so far; it survives up-sampling.
     """
 
-    __slots__ = ("aligned", "before", "jump", "mixed", "parts")
+    __slots__ = ("aligned", "before", "jump", "mixed", "parts", "turn")
 
     def __init__(
         self,
@@ -73,8 +73,10 @@ class AxisField:
         aligned: bool = True,
         mixed: bool = False,
         before: AxisField | None = None,
+        turn: int = 1,
     ) -> None:
         self.parts, self.jump, self.aligned, self.mixed, self.before = parts, jump, aligned, mixed, before
+        self.turn = turn
 
     def fold(
         self, known: dict[int, tuple[T, AxisField]], whole: Callable[[AxisField], T], more: Callable[[T, AxisField], T]
@@ -95,10 +97,12 @@ class AxisField:
         return hit[0]
 
     def with_parts(self, parts: Sequence[Part], jump: Fraction | None = None) -> AxisField:
-        return _axis_field(parts, self.jump if jump is None else jump, self.aligned, self.mixed)
+        if jump is None or jump is self.jump:
+            return _axis_field(parts, self.jump, self.aligned, self.mixed, self.turn)
+        return _axis_field(parts, jump, self.aligned, self.mixed, math.lcm(self.turn, jump.numerator))
 
     def as_mixed(self) -> AxisField:
-        return self if self.mixed else AxisField(self.parts, self.jump, self.aligned, True)
+        return self if self.mixed else AxisField(self.parts, self.jump, self.aligned, True, turn=self.turn)
 
     def runs_along(self, dim: int) -> bool:
         """Is `dim` the grid of this axis (so that a stride there changes the jump)?"""
@@ -112,11 +116,11 @@ class AxisField:
         return any(p.local and p.bounds.size > p.bounds.shape[0] for p in self.parts)
 
 
-def _axis_field(parts: Sequence[Part], jump: Fraction, aligned: bool, mixed: bool) -> AxisField:
+def _axis_field(parts: Sequence[Part], jump: Fraction, aligned: bool, mixed: bool, turn: int) -> AxisField:
     if len(parts) == 1:
-        return AxisField((parts[0],), jump, aligned, mixed or not parts[0].local)
+        return AxisField((parts[0],), jump, aligned, mixed or not parts[0].local, None, turn)
     merged = merge(parts)
-    return AxisField(merged, jump, aligned, mixed or not all(p.local for p in merged))
+    return AxisField(merged, jump, aligned, mixed or not all(p.local for p in merged), None, turn)
 
 
 class Mask(NamedTuple):
@@ -196,7 +200,7 @@ def _ramp(n: int) -> Bounds:
 
 
 def _main_dim(part: Part) -> int:
-    """Of several dims, the one along which the centres move most."""
+    """Of several dims, the one along which the centres move most; -1 where they move along none."""
     alive = part.bounds[2] < EMPTY // 2
     centre = np.where(alive, part.bounds[2] - part.bounds[3], 0)
     moves = []
@@ -206,7 +210,7 @@ def _main_dim(part: Part) -> int:
         mean = centre.sum(others)[count > 0] / count[count > 0]
         moves.append(float(np.ptp(mean)) if mean.size else 0.0)
     if not any(moves):  # a grid of one position does not move either
-        return next((d for d, n in zip(part.dims, centre.shape, strict=True) if n == 1), part.dims[0])
+        return next((d for d, n in zip(part.dims, centre.shape, strict=True) if n == 1), -1)
     return part.dims[int(np.argmax(moves))]
 
 
@@ -214,7 +218,7 @@ def _is_grid(part: Part, dim: int) -> bool:
     """Is `dim` the grid, or one along which the part only exists or not (padding beyond a kernel leaves such)?"""
     if len(part.dims) > 1:
         return _main_dim(part) == dim
-    return _moves(part.bounds, 1) is not False
+    return _moves(part.bounds, 1) is not False or _one_turn(part.bounds)
 
 
 def _moves(b: Bounds, ax: int) -> bool | None:
@@ -232,13 +236,40 @@ def _moves(b: Bounds, ax: int) -> bool | None:
     return False if (seen.sum(ax) > 1).any() else None
 
 
-def _step_along(b: Bounds, ax: int, jump: Fraction) -> Fraction:
-    """By how much the unclipped bounds go on beyond the ends of an array axis: by the jump along their own grid; along
+def _course(b: Bounds, ax: int, jump: Fraction, turn: int) -> tuple[int, int]:
+    """How the unclipped bounds go on beyond the ends of an array axis: after so many positions they repeat, so many
+    pixels further on. Along their own grid that is one turn of the phases, backwards where the map is flipped; along
     another dim, where they vary only in seeing something or nothing, they stay as they are."""
+    if line_of(b) is not None:
+        return jump.denominator, jump.numerator
     moves = _moves(b, ax)
     if moves is None:
         moves = not any(_moves(b, i) for i in range(1, b.ndim) if i != ax)
-    return jump if moves else _STILL
+    if not moves and not _one_turn(b):
+        return _rhythm(b, ax), 0
+    turn = math.lcm(turn, jump.numerator)
+    return turn * jump.denominator // jump.numerator, turn if _ascends(b, ax) else -turn
+
+
+def _one_turn(b: Bounds) -> bool:
+    """Is this a grid that is too short to move? Any other dim without movement is there for what is empty along it."""
+    return b.ndim == 2 and bool((b[0] < EMPTY // 2).all())
+
+
+def _rhythm(b: Bounds, ax: int) -> int:
+    """After how many positions along an axis it repeats what they see, something or nothing; 1 where it does not."""
+    seen = np.moveaxis(b[2] < EMPTY // 2, ax - 1, 0)
+    if not seen.all():
+        for period in range(1, len(seen) // 2 + 1):
+            if (seen[period:] == seen[:-period]).all():
+                return period
+    return 1
+
+
+def _ascends(b: Bounds, ax: int) -> bool:
+    first, last = (b.take([at], ax)[2:] for at in (0, -1))
+    both = (first[0] < EMPTY // 2) & (last[0] < EMPTY // 2)
+    return bool((last[0] - last[1] - first[0] + first[1])[both].sum() >= 0)
 
 
 def _narrowed(part: Part, before: Part, dim: int) -> Part:
@@ -353,13 +384,16 @@ def settle(part: Part, dims: Sequence[int]) -> Part:
     return part
 
 
-def _extend(b: Bounds, ax: int, left: int, right: int, jump: Fraction) -> Bounds:
-    """Continue the grid beyond both ends: nothing in the exact rows, the nominal jump in the unclipped ones.
+def _settled(part: Part, before: Part, dim: int) -> Part:
+    """Settle one dim, unless it is the grid: a small up-sampled map may be one turn of phases that all see the same."""
+    settled = settle(part, (dim,))
+    return part if settled is not part and _is_grid(before, dim) else settled
 
-    With jump a/b the pattern repeats every b positions, a pixels further (the phases of an up-sampled map).
-    """
+
+def _extend(b: Bounds, ax: int, left: int, right: int, jump: Fraction, turn: int) -> Bounds:
+    """Continue the grid beyond both ends: nothing in the exact rows, the same phases on in the unclipped ones."""
     n = b.shape[ax]
-    outer, low, high = _continuation(n, left, right, _step_along(b, ax, jump))
+    outer, low, high = _continuation(n, left, right, *_course(b, ax, jump, turn))
     out: Bounds = b.take(outer, ax)
     if b.ndim == 2:
         out[2] += low
@@ -380,9 +414,8 @@ def _extend(b: Bounds, ax: int, left: int, right: int, jump: Fraction) -> Bounds
 
 
 @lru_cache(maxsize=1024)
-def _continuation(n: int, left: int, right: int, jump: Fraction) -> tuple[Index, Index, Index]:
+def _continuation(n: int, left: int, right: int, period: int, step: int) -> tuple[Index, Index, Index]:
     """For each position of the extended grid: where it is read from, and by how much each bound is moved."""
-    period, step = jump.denominator, jump.numerator
     if period > n:  # shorter than one period: round outwards
         before, after = range(left, 0, -1), range(1, right + 1)
         outer = np.concatenate([np.zeros(left, np.int64), np.arange(n), np.full(right, n - 1)])
@@ -422,7 +455,9 @@ def window_hits(n: int, k: int, s: int, before: int, d: int, n_out: int) -> NDAr
     return None if hits.all() else hits
 
 
-def window_part(part: Part, dim: int, n: int, n_out: int, k: int, s: int, before: int, d: int, jump: Fraction) -> Part:
+def window_part(
+    part: Part, dim: int, n: int, n_out: int, k: int, s: int, before: int, d: int, jump: Fraction, turn: int = 1
+) -> Part:  # fmt: skip
     """Output o sees input positions `o*s - before + t*d` for t in 0..k-1."""
     if part.span is not None and part.span.dim == dim:
         part = expand_span(part, n)
@@ -433,7 +468,7 @@ def window_part(part: Part, dim: int, n: int, n_out: int, k: int, s: int, before
         return part
     b = part.bounds
     ax = _axis(part, dim)
-    key = ("window", id(b), ax, n_out, k, s, before, d, id(jump))
+    key = ("window", id(b), ax, n_out, k, s, before, d, id(jump), turn)
     hit = _memo.get(key)
     if hit is None:
         line = _window_line(line_of(b), n, n_out, k, s, before, d, jump)
@@ -441,14 +476,14 @@ def window_part(part: Part, dim: int, n: int, n_out: int, k: int, s: int, before
             found, flat = _drawn(line, n_out), False
             _lines[id(found)] = (line, found)
         else:
-            found = _window(b, ax, n_out, k, s, before, d, jump)
+            found = _window(b, ax, n_out, k, s, before, d, jump, turn)
             # A field that grows along the map is not the same everywhere: the ends tell.
             flat = n_out > 1 and (b.ndim > 2 or found[2, 0] == found[2, -1]) and _same_ends(found, ax)
         hit = _memo[key] = (found, flat, b, jump)
     out = Part(hit[0], part.dims, part.local, part.span)
     if n_out == 1:
         return _narrowed(out, part, dim)
-    return settle(out, (dim,)) if hit[1] else out
+    return _settled(out, part, dim) if hit[1] else out
 
 
 def _window_line(
@@ -492,10 +527,12 @@ def _same_ends(b: Bounds, ax: int) -> bool:
     return bool((b.take(0, ax) == b.take(-1, ax)).all())
 
 
-def _window(b: Bounds, ax: int, n_out: int, k: int, s: int, before: int, d: int, jump: Fraction) -> Bounds:
+def _window(
+    b: Bounds, ax: int, n_out: int, k: int, s: int, before: int, d: int, jump: Fraction, turn: int = 1
+) -> Bounds:  # fmt: skip
     n = b.shape[ax]
     reach = (n_out - 1) * s + (k - 1) * d - before + 1
-    ext = _extend(b, ax, max(before, 0), max(reach - n, 0), jump) if before > 0 or reach > n else b
+    ext = _extend(b, ax, max(before, 0), max(reach - n, 0), jump, turn) if before > 0 or reach > n else b
     lead = (slice(None),) * ax
     stop = (n_out - 1) * s + 1
     base = -min(before, 0)
@@ -533,7 +570,7 @@ class Taps(NamedTuple):
 HOLE = -(1 << 30)
 
 
-def taps_part(part: Part, dim: int, n: int, taps: Taps, jump: Fraction) -> Part:
+def taps_part(part: Part, dim: int, n: int, taps: Taps, jump: Fraction, turn: int = 1) -> Part:
     """General selection along one dim, from index tables (resampling, transposed windows, adaptive pooling)."""
     if part.span is not None and part.span.dim == dim:
         part = expand_span(part, n)
@@ -542,20 +579,22 @@ def taps_part(part: Part, dim: int, n: int, taps: Taps, jump: Fraction) -> Part:
         return part if hits.all() else _blank(part, dim, hits, np.any(taps.free != HOLE, axis=1))
     b = part.bounds
     ax = _axis(part, dim)
-    key = ("taps", id(b), ax, id(taps.exact), id(taps.free), jump)
+    key = ("taps", id(b), ax, id(taps.exact), id(taps.free), jump, turn)
     hit = _memo.get(key)
     if hit is None:
-        hit = _memo[key] = (_select(b, ax, taps, jump), b, taps)
+        hit = _memo[key] = (_select(b, ax, taps, jump, turn), b, taps)
     out = part._replace(bounds=hit[0])
-    return settle(out, (dim,)) if hit[0].shape[ax] > 1 else _narrowed(out, part, dim)
+    if hit[0].shape[ax] == 1:
+        return _narrowed(out, part, dim)
+    return _settled(out, part, dim)
 
 
-def _select(b: Bounds, ax: int, taps: Taps, jump: Fraction) -> Bounds:
+def _select(b: Bounds, ax: int, taps: Taps, jump: Fraction, turn: int) -> Bounds:
     n = b.shape[ax]
     free = taps.free
     real = free[free != HOLE]
     left, right = (max(0, -int(real.min())), max(0, int(real.max()) - n + 1)) if real.size else (0, 0)
-    ext = np.moveaxis(_extend(b, ax, left, right, jump) if left or right else b, ax, -1)
+    ext = np.moveaxis(_extend(b, ax, left, right, jump, turn) if left or right else b, ax, -1)
     rows = np.moveaxis(b, ax, -1)
     exact = np.where(taps.exact >= 0, rows[:2][..., np.clip(taps.exact, 0, n - 1)], EMPTY).min(-1)
     loose = np.where(free != HOLE, ext[2:][..., np.where(free != HOLE, free + left, 0)], EMPTY).min(-1)
@@ -593,7 +632,9 @@ def take_part(part: Part, dim: int, n: int, index: Index) -> Part:
     return _narrowed(out, part, dim) if len(index) == 1 else out
 
 
-def pad_part(part: Part, dim: int, n: int, before: int, after: int, mode: str, jump: Fraction) -> Part:
+def pad_part(
+    part: Part, dim: int, n: int, before: int, after: int, mode: str, jump: Fraction, turn: int = 1
+) -> Part:  # fmt: skip
     """Pad (or crop, where negative) one dim; `mode` is torch's: constant, reflect, replicate, circular."""
     at = np.arange(-before, n + after)
     if part.bounds.dtype == np.bool_:  # a mask: padding is an ordinary constant
@@ -613,7 +654,8 @@ def pad_part(part: Part, dim: int, n: int, before: int, after: int, mode: str, j
             return part
         return _blank(part, dim, ~outside)
     ax = _axis(part, dim)
-    ext = _extend(part.bounds, ax, max(before, 0), max(after, 0), jump) if before > 0 or after > 0 else part.bounds
+    grows = before > 0 or after > 0
+    ext = _extend(part.bounds, ax, max(before, 0), max(after, 0), jump, turn) if grows else part.bounds
     start = max(-before, 0)
     out = ext[(slice(None),) * ax + (slice(start, start + len(at)),)]
     if mode != "constant" and outside.any():
@@ -820,7 +862,8 @@ def _join_two(a: AxisField, b: AxisField) -> AxisField | None:
     if p.dims != q.dims or p.bounds.shape != q.bounds.shape or p.span or q.span or not (p.local and q.local and p.dims):
         return None
     aligned = a.aligned and b.aligned and _axes_agree(a, b)
-    return AxisField((Part(_minimum(p.bounds, q.bounds), p.dims),), a.jump, aligned, a.mixed or b.mixed)
+    turn = a.turn if a.turn == b.turn else math.lcm(a.turn, b.turn)
+    return AxisField((Part(_minimum(p.bounds, q.bounds), p.dims),), a.jump, aligned, a.mixed or b.mixed, None, turn)
 
 
 def join_axes(axes: Sequence[AxisField]) -> AxisField:
@@ -847,7 +890,7 @@ def join_axes(axes: Sequence[AxisField]) -> AxisField:
         else:
             parts += a.parts
             aligned = aligned and (a is lead or _axes_agree(lead, a))
-    return _axis_field(parts, lead.jump, aligned, mixed)
+    return _axis_field(parts, lead.jump, aligned, mixed, math.lcm(*[a.turn for a in present]))
 
 
 def beside_axes(axes: Sequence[AxisField], sizes: Shape, dim: int) -> AxisField:
@@ -879,13 +922,13 @@ def beside_axes(axes: Sequence[AxisField], sizes: Shape, dim: int) -> AxisField:
             if not context:
                 beside.append(a)
         start += n
-    aligned = _all_agree(lead, beside)
+    aligned, turn = _all_agree(lead, beside), math.lcm(*[a.turn for a in axes])
     if plain and len(parts) > 1:
-        out = AxisField(tuple(parts), lead.jump, aligned, mixed or not all(p.local for p in parts))
+        out = AxisField(tuple(parts), lead.jump, aligned, mixed or not all(p.local for p in parts), None, turn)
         if len(beside) == len(axes):
             _memo[key] = (out, lead, sizes, axes)
         return out
-    return _axis_field(parts, lead.jump, aligned, mixed)
+    return _axis_field(parts, lead.jump, aligned, mixed, turn)
 
 
 def _one_more(
@@ -903,7 +946,8 @@ def _one_more(
         return None
     parts = (*before.parts, Part(p.bounds, p.dims, p.local, Span(dim, start, start + n)))
     aligned = before.aligned and last.aligned and _axes_agree(lead, last)
-    out = AxisField(parts, lead.jump, aligned, before.mixed or last.mixed or not p.local, before)
+    turn = before.turn if before.turn == last.turn else math.lcm(before.turn, last.turn)
+    out = AxisField(parts, lead.jump, aligned, before.mixed or last.mixed or not p.local, before, turn)
     _memo[key] = (out, lead, sizes, axes)
     return out
 
@@ -963,7 +1007,7 @@ def _reduce_beside(a: AxisField, gone: frozenset[int]) -> AxisField:
         if len(rest) > 1 or not gone.isdisjoint(last.dims) or not _alike(rest[0], last):
             return whole(link)
         hull = _minimum(rest[0].bounds, last.bounds)
-        return AxisField((Part(hull, last.dims, last.local),), link.jump, link.aligned, link.mixed)
+        return AxisField((Part(hull, last.dims, last.local),), link.jump, link.aligned, link.mixed, None, link.turn)
 
     if not gone.isdisjoint(a.parts[-1].dims):  # only what lies along them is reduced part by part
         return whole(a)
@@ -1008,7 +1052,7 @@ def normalise(field: Field, dims: Sequence[int]) -> Field:
         if not extra:
             return a
         mixed = a.mixed or any(q.dims != p.dims for p, q in means)
-        return AxisField(merge([*a.parts, *extra]), a.jump, a.aligned, mixed)
+        return AxisField(merge([*a.parts, *extra]), a.jump, a.aligned, mixed, turn=a.turn)
 
     return field.each(change)
 
@@ -1020,7 +1064,7 @@ def everything(field: Field, op: str | None = None) -> Field:
         if not a.parts:
             return a
         parts = [Part(p.bounds.reshape(p.bounds.shape[0], -1).min(1, initial=EMPTY), (), p.local) for p in a.parts]
-        return AxisField(merge(parts), a.jump, a.aligned, True)
+        return AxisField(merge(parts), a.jump, a.aligned, True, turn=a.turn)
 
     return Field(tuple(change(a) for a in field.axes), field.approx | ({op} if op else frozenset()))
 

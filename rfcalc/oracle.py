@@ -76,12 +76,14 @@ class Oracle:
     Of an input of integers or flags the leaf is the real tensor that stands for it; of one whose numbers are structure
     it has no gradient.
     `stopped`: why the forward went no further, where as much as it did was enough (`replay(partial=True)`).
+    `stretched`: the calls with `align_corners`, which fit a map between its ends, however long it is.
     """
 
     leaves: tuple[Tensor, ...]
     outputs: Mapping[int, Tensor | None]
     seed: int = 0
     stopped: str = ""
+    stretched: frozenset[int] = frozenset()
 
     def measure(
         self, call: int, grid: Sequence[int], position: Sequence[int], axes: Sequence[Axis]
@@ -226,7 +228,7 @@ def replay(
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if partial and run.number:
-            return Oracle(leaves, run.kept, seed, reason)
+            return Oracle(leaves, run.kept, seed, reason, frozenset(run.stretched))
         if isinstance(error, RfcalcError):
             raise
         raise ForwardError(
@@ -239,7 +241,7 @@ def replay(
     missing = [n for n in calls if n not in run.kept]
     if missing:
         raise _misaligned(f"call {min(missing)} was not reached, the forward made {run.number} calls")
-    return Oracle(leaves, run.kept, seed)
+    return Oracle(leaves, run.kept, seed, "", frozenset(run.stretched))
 
 
 def positions_of(sizes: Sequence[int], count: int, seed: int = 0) -> list[tuple[int, ...]]:
@@ -411,6 +413,7 @@ class _Run(TorchFunctionMode):
         self.kept: dict[int, Tensor | None] = {}
         self.number = 0
         self.name = ""
+        self.stretched: set[int] = set()
         # A comparison or an index that depends on the input has no gradient. Beside such a result we keep a real tensor
         # of the same dependence (and the result itself, so that its id stays taken), for `where(x > 0, a, b)`.
         self.shadows: dict[int, tuple[Tensor, Tensor]] = {}
@@ -420,6 +423,8 @@ class _Run(TorchFunctionMode):
         if is_query(func):
             return func(*args, **kwargs)
         number, self.number = self.number, self.number + 1
+        if kwargs.get("align_corners"):
+            self.stretched.add(number)
         self.name = call_name(func)
         expected = self.calls.get(number)
         if expected is not None and expected.strip("_") != self.name.strip("_"):

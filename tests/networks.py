@@ -10,7 +10,7 @@ adaptively: a step that does not fit the shape so far is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -485,11 +485,11 @@ def index(shape, dim, index, kind):
 # joins
 
 
-def _branch_options(draw: Draw, shape: Shape, depth: int = 0) -> dict[str, Any]:
+def _branch_options(draw: Draw, shape: Shape, depth: int = 0, only: Collection[str] = ()) -> dict[str, Any]:
     kinds = ("add", "add", "mul", "cat", "cat_space", "maximum", "sub", "div", "where", "stack")
     return {
-        "left": draw_steps(draw, shape, number(draw, 0, 1), depth + 1),
-        "right": draw_steps(draw, shape, number(draw, 1, 3), depth + 1),
+        "left": draw_steps(draw, shape, number(draw, 0, 1), depth + 1, only),
+        "right": draw_steps(draw, shape, number(draw, 1, 3), depth + 1, only),
         "join": pick(draw, *kinds),
         "crop": pick(draw, "start", "centre", "resize"),
     }
@@ -500,10 +500,9 @@ def branch(shape, left, right, join, crop):
     """Two paths from one map; they are cropped (or resized) to a common size, and channels made equal."""
     a, a_shape = build(shape, left)
     b, b_shape = build(shape, right)
-    sizes = tuple(map(min, a_shape[1:], b_shape[1:]))
     channels = min(a_shape[0], b_shape[0])
 
-    def fit(x: Tensor) -> Tensor:
+    def fit(x: Tensor, sizes: Shape) -> Tensor:
         if crop == "resize":
             return F.interpolate(x, sizes, mode="nearest")
         for d, n in enumerate(sizes):
@@ -511,7 +510,9 @@ def branch(shape, left, right, join, crop):
         return x
 
     def run(x: Tensor, a: Any, b: Any) -> Tensor:
-        y, z = fit(a(x)), fit(b(x))
+        y, z = a(x), b(x)
+        sizes = tuple(map(min, y.shape[2:], z.shape[2:]))
+        y, z = fit(y, sizes), fit(z, sizes)
         if join == "cat":
             return torch.cat([y, z], 1)
         y, z = y[:, :channels], z[:, :channels]
@@ -916,14 +917,16 @@ def fits(shape: Shape) -> bool:
     return sizes and 1 <= shape[0] <= MAX_CHANNELS and math.prod(shape) <= MAX_CELLS
 
 
-def draw_steps(draw: Draw, shape: Shape, count: int, depth: int = 0) -> tuple[Step, ...]:
-    """Up to `count` steps that fit one after the other."""
+def draw_steps(
+    draw: Draw, shape: Shape, count: int, depth: int = 0, only: Collection[str] = ()
+) -> tuple[Step, ...]:  # fmt: skip
+    """Up to `count` steps that fit one after the other; `only` of these ops, if any are given."""
     steps: list[Step] = []
     x = torch.zeros(1, *shape)
     for _ in range(count):
         shape = tuple(x.shape[1:])
-        name = draw(st.sampled_from(_names(space(shape), depth)))
-        options = OPS[name].draw(draw, shape, depth) if name == "branch" else OPS[name].draw(draw, shape)
+        name = draw(st.sampled_from([n for n in _names(space(shape), depth) if not only or n in only]))
+        options = OPS[name].draw(draw, shape, depth, only) if name == "branch" else OPS[name].draw(draw, shape)
         step = Step(name, tuple(options.items()))
         try:
             y = extend(x, step)[1]
@@ -945,12 +948,12 @@ def _names(rank: int, depth: int) -> tuple[str, ...]:
 
 
 @st.composite
-def programs(draw: Draw) -> Program:
+def programs(draw: Draw, only: Collection[str] = ()) -> Program:
     rank = draw(st.sampled_from((1, 2, 2, 2, 2, 3)))
     low, high = ((5, 14), (5, 14), (3, 6))[rank - 1]
     sizes = draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank, unique=True))
     shape = (number(draw, 1, 4), *sizes)
-    return Program(shape, draw_steps(draw, shape, number(draw, 1, 8)))
+    return Program(shape, draw_steps(draw, shape, number(draw, 1, 8), only=only))
 
 
 # ----------------------------------------------------------------------------------------------------------- cases

@@ -113,7 +113,7 @@ def _group_stats(x: Value, groups: int) -> Field:
     for a, s in zip(field.axes, stats.axes, strict=True):
         extra = tuple(p._replace(local=False) for p in s.parts if not any(_same(p, q) for q in a.parts))
         mixed = a.mixed or bool(extra)
-        axes.append(AxisField((*a.parts, *extra), a.jump, a.aligned, mixed) if extra else a)
+        axes.append(AxisField((*a.parts, *extra), a.jump, a.aligned, mixed, turn=a.turn) if extra else a)
     return Field(tuple(axes), field.approx)
 
 

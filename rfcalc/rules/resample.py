@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
@@ -77,16 +78,15 @@ def antialias_taps(n: int, n_out: int, given: float | None, align: bool, support
     rows = []
     for o in range(n_out):
         centre = scale * (o + 0.5)
-        first, stop = max(int(centre - width + 0.5), 0), min(int(centre + width + 0.5), n)
-        at = np.arange(first, stop)
+        at = np.arange(math.floor(centre - width + 0.5), math.floor(centre + width + 0.5))
         distance = np.abs(at + 0.5 - centre) / max(scale, 1.0)
         alive = distance < support - _NOISE
         if support == 2:
             alive &= np.abs(distance - 1) > _NOISE
         rows.append(at[alive])
     most = max(len(r) for r in rows)
-    table = np.array([[*r, *([-1] * (most - len(r)))] for r in rows], np.int64)
-    return Taps(table, np.where(table < 0, HOLE, table))
+    free = np.array([[*r, *([HOLE] * (most - len(r)))] for r in rows], np.int64)
+    return Taps(np.where((free >= 0) & (free < n), free, -1), free)
 
 
 def _resample(call: Call, x: Value, n: int, taps: Callable[[int, int, int], Taps]) -> Result:

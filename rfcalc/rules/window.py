@@ -58,7 +58,7 @@ def _slide(field: Field, first: int, shape: Shape, out: Shape, steps: Steps) -> 
                 continue
             if s != 1 and a.runs_along(dim):
                 jump = _scaled(jump, s)
-            parts = tuple([window_part(p, dim, shape[dim], out[dim], k, s, before, d, a.jump) for p in parts])
+            parts = tuple([window_part(p, dim, shape[dim], out[dim], k, s, before, d, a.jump, a.turn) for p in parts])
         return a if parts is a.parts else a.with_parts(parts, jump)
 
     return Field(tuple([change(a) for a in field.axes]), field.approx)
@@ -192,7 +192,7 @@ def tapped(field: Field, dim: int, n: int, taps: Taps, scale: Fraction = _ONE) -
 
     def change(a: AxisField) -> AxisField:
         runs = a.runs_along(dim)
-        parts = [taps_part(p, dim, n, taps, a.jump) for p in a.parts]
+        parts = [taps_part(p, dim, n, taps, a.jump, a.turn) for p in a.parts]
         return a.with_parts(parts, a.jump * scale if runs else None)
 
     return field.each(change)
@@ -334,7 +334,7 @@ def im2col(call: Call, x: Value, k: Any, dilation: Any, padding: Any, stride: An
 
 def rescaled(field: Field, factor: Fraction) -> Field:
     """The grid of every axis became coarser (factor above 1) or finer by a movement that is no window."""
-    return field.each(lambda a: AxisField(a.parts, a.jump * factor, a.aligned, a.mixed))
+    return field.each(lambda a: a.with_parts(a.parts, a.jump * factor))
 
 
 def _common(strides: tuple[int, ...]) -> int:
@@ -393,7 +393,10 @@ def unfold(call: Call, x: Value, dim: int, size: int, step: int) -> Result:
 
 
 def _padded(field: Field, dim: int, n: int, before: int, after: int, mode: str) -> Field:
-    return field.each(lambda a: a.with_parts([pad_part(p, dim, n, before, after, mode, a.jump) for p in a.parts]))
+    def change(a: AxisField) -> AxisField:
+        return a.with_parts([pad_part(p, dim, n, before, after, mode, a.jump, a.turn) for p in a.parts])
+
+    return field.each(change)
 
 
 @rule(
