@@ -1037,9 +1037,30 @@ def taken_reversed(field: Field, dim: int, n: int, step: Callable[[Part, int, in
     return field.each(lambda a: a.with_parts([turn(p) for p in a.parts]))
 
 
-def mix(field: Field) -> Field:
-    """Mark every axis as having taken in global context."""
-    return Field(tuple(a.as_mixed() for a in field.axes), field.approx, field.mask)
+def touched(field: Field, dims: Sequence[int]) -> tuple[bool, ...]:
+    """Per axis, whether its field differs along any of some dims: what an op along them does to the others is nothing.
+
+    >>> touched(Field((identity(3, 2), identity(4, 3))), (2,))
+    (True, False)
+    """
+    gone = set(dims)
+    return tuple(
+        any(not gone.isdisjoint(p.dims) or (p.span is not None and p.span.dim in gone) for p in a.parts)
+        for a in field.axes
+    )
+
+
+def mix(field: Field, where: Sequence[bool] | None = None) -> Field:
+    """Mark axes (all, or `where` true) as having taken in global context."""
+    if where is None:
+        return Field(tuple(a.as_mixed() for a in field.axes), field.approx, field.mask)
+    axes = tuple(a.as_mixed() if w else a for a, w in zip(field.axes, where, strict=True))
+    return Field(axes, field.approx, field.mask)
+
+
+def moves(part: Part) -> bool:
+    """Do the unclipped bounds differ between positions?"""
+    return any(_moves(part.bounds, ax) for ax in range(1, part.bounds.ndim))
 
 
 def normalise(field: Field, dims: Sequence[int]) -> Field:

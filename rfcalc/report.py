@@ -26,7 +26,19 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from .errors import ForwardError, InputError, RfcalcError
-from .field import EMPTY, AxisField, Field, Part, Shape, Span, dense, forget, line_of, take_part
+from .field import (
+    EMPTY,
+    AxisField,
+    Field,
+    Part,
+    Shape,
+    Span,
+    dense,
+    forget,
+    line_of,
+    moves,
+    take_part,
+)
 from .inputs import READS_INDICES, Axis, Inputs, checked_model
 from .rules import Window
 from .shortcut import LEVEL_2
@@ -642,7 +654,9 @@ class _Reader:
         largest, smallest = self.sizes(a.parts, shape)
         local = [p for p in a.parts if p.local]
         r_local = largest if len(local) in (0, len(a.parts)) else self.sizes(local, shape)[0]
-        is_global = a.mixed and _covers(a.parts, shape, size)
+        # What each position sees of its own may cover a small input too: that is no context.
+        context = [p for p in a.parts if not moves(p)] if a.mixed else []
+        is_global = bool(context) and _covers(context, shape, size)
         facts = [self.facts(p) for p in local or a.parts]
         low, high = min(f.low for f in facts), max(f.high for f in facts)
         regular = a.aligned and (not local or all(f.regular for f in facts))

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .field import Shape, join, mix, reduce, window_length
+from .field import Shape, join, mix, reduce, touched, window_length
 from .refusals import RefusedError
 from .rules import RULES, Call, Value
 from .rules.registry import Result
@@ -647,7 +647,7 @@ def self_attention(
 def _attended(call: Call, x: Value) -> Result:
     assert x.field is not None
     own = reduce(x.field, (2,)).unmasked()
-    return mix(join([own, reduce(own, (0,))]))
+    return mix(join([own, reduce(own, (0,))]), touched(own, (0,)))
 
 
 # -------------------------------------------------------------------------------------------------- moving, merging

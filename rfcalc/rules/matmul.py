@@ -21,6 +21,7 @@ from ..field import (
     prefix_part,
     reduce,
     renumber_part,
+    touched,
 )
 from .pointwise import mask_of
 from .registry import Call, Result, Value, everywhere, pointwise, rule, unknown
@@ -51,7 +52,11 @@ def product(a: Value, b: Value, out: Shape) -> Field | None:
     if not fields:
         return None
     result = join(fields)
-    return mix(result) if len(fields) > 1 else result
+    if a.field is None or b.field is None:
+        return result
+    # Where an axis runs along batch dims only, as in attention along the other axis, each entry meets only its like.
+    contracted = zip(touched(a.field, (na - 2, na - 1)), touched(b.field, (nb - 2, nb - 1)), strict=True)
+    return mix(result, [p or q for p, q in contracted])
 
 
 def _masked_rows(field: Field, shape: Shape) -> Field:
@@ -198,7 +203,8 @@ def attention(q: Value, k: Value, v: Value, mask: Any, causal: bool, out: Shape)
             fields.append(reduce(seen, (n - 1,)))
         else:
             fields.append(reduce(keys, (n - 2,)))
-    return mix(join(fields))
+    along = [touched(x.field, (len(x.shape) - 2,)) for x in (k, v) if x.field is not None]
+    return mix(join(fields), [any(axis) for axis in zip(*along, strict=True)] if along else None)
 
 
 def _triangle(t: int, s: int, n: int) -> Mask:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..field import AxisField, Field, Mask, Part, blank, drop_dims, join, mix, normalise, reduce
+from ..field import AxisField, Field, Mask, Part, blank, drop_dims, join, mix, normalise, reduce, touched
 from .registry import Call, Result, Value, Window, dim_of, dims_of, pointwise, rule, unknown
 from .window import group_channels
 
@@ -63,7 +63,7 @@ def softmax(call: Call, x: Value, dim: int, *args: Any, **kwargs: Any) -> Result
     row = _changed_only(seen, reduce(seen, (at,)))
     if row is None:
         return Field(field.axes, field.approx, mask and Mask(mask.part, True))
-    result = mix(join([seen.unmasked(), row]))
+    result = mix(join([seen.unmasked(), row]), touched(seen, (at,)))
     if mask is not None:  # 0 (or -inf), whatever the others are
         result = blank(result, mask.part, x.shape, inside=True)
     if "log" not in call.op and mask is not None:
@@ -167,7 +167,7 @@ def ordered(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     if call.op == "sort" and args and isinstance(args[0], bool):
         dim = ints[-1] if ints else -1
     at = dim_of(dim, len(x.shape))
-    moved = mix(reduce(field, (at,)).unmasked())
+    moved = mix(reduce(field, (at,)).unmasked(), touched(field, (at,)))
     if len(call.out[0]) != len(x.shape):
         moved = drop_dims(moved, (at,), len(x.shape))
     return moved if len(call.out) == 1 else (moved,) * len(call.out)
@@ -182,7 +182,8 @@ def _fourier(call: Call, x: Value, size: Any = None, dim: Any = None, *args: Any
         dim = (-2, -1) if op.endswith("2") else None if op.endswith("n") else -1
     if dim is None and size is not None and op.endswith("n"):
         dim = tuple(range(n - len(size), n))
-    return mix(reduce(field, dims_of(dim, n)).unmasked())
+    dims = dims_of(dim, n)
+    return mix(reduce(field, dims).unmasked(), touched(field, dims))
 
 
 rule(*(f"fft_{op}{end}" for op in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft") for end in ("", "2", "n")))(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..field import HOLE, Field, Taps, join, mix, reduce, renumber_part
+from ..field import HOLE, Field, Taps, join, mix, reduce, renumber_part, touched
 from .registry import Call, Result, Value, Window, everywhere, rule
 from .window import tapped
 
@@ -152,7 +152,7 @@ def antialiased(call: Call, x: Value, size: Any, align: bool, *scales: Any, **na
 def grid_sample(call: Call, x: Value, grid: Value, *args: Any, **kwargs: Any) -> Result:
     """Reads anywhere in space, channel by channel; each position also depends on its own entry of the grid."""
     n = len(x.shape)
-    fields = [] if x.field is None else [mix(reduce(x.field, range(2, n)).unmasked())]
+    fields = [] if x.field is None else [mix(reduce(x.field, range(2, n)).unmasked(), touched(x.field, range(2, n)))]
     if grid.field is not None:
         own = reduce(grid.field, (n - 1,)).unmasked()  # (batch, *space, coordinate) -> (batch, channel, *space)
         where = {0: 0} | {d: d + 1 for d in range(1, n - 1)}

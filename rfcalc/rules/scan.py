@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..field import Field, mix, permute_part, prefix_part, reduce, taken_reversed
+from ..field import Field, mix, permute_part, prefix_part, reduce, taken_reversed, touched
 from .registry import Call, Result, Value, dim_of, everywhere, rule
 
 
 def prefixed(field: Field, dim: int, n: int) -> Field:
-    runs = any(dim in p.dims or (p.span and p.span.dim == dim) for a in field.axes for p in a.parts)
-    if not runs:
+    runs = touched(field, (dim,))
+    if not any(runs):
         return field.unmasked()
-    return mix(field.each(lambda a: a.with_parts([prefix_part(p, dim, n) for p in a.parts])))
+    return mix(field.each(lambda a: a.with_parts([prefix_part(p, dim, n) for p in a.parts])), runs)
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")
@@ -37,11 +37,11 @@ def recurrent(call: Call, x: Value, state: Any, params: Any, *args: Any, **kwarg
     time = 1 if batch_first and len(x.shape) == 3 else 0
     n = x.shape[time]
     field = reduce(x.field, (len(x.shape) - 1,)).unmasked()
-    whole = reduce(field, (time,))
+    whole, runs = reduce(field, (time,)), touched(field, (time,))
     if not bidirectional:
         out = prefixed(field, time, n)
     elif layers > 1:
-        out = mix(whole)
+        out = mix(whole, runs)
     else:
         forward, backward = prefixed(field, time, n), taken_reversed(field, time, n, prefix_part)
         hidden = call.out[0][-1] // 2
@@ -49,10 +49,10 @@ def recurrent(call: Call, x: Value, state: Any, params: Any, *args: Any, **kwarg
 
         shape = (*call.out[0][:-1], hidden)
         last = len(shape) - 1
-        both = beside([Value(shape, forward), Value(shape, mix(backward))], last)
+        both = beside([Value(shape, forward), Value(shape, mix(backward, runs))], last)
         assert both is not None
         out = both
-    ends = mix(whole)
+    ends = mix(whole, runs)
     if batch_first and len(x.shape) == 3:  # the state is (layers, batch, features)
         ends = ends.map(lambda p: permute_part(p, (1, 0, 2)))
     return (out, *(ends for _ in call.out[1:]))

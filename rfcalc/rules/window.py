@@ -25,6 +25,7 @@ from ..field import (
     reduce,
     reshape_part,
     taps_part,
+    touched,
     transposed_taps,
     window_hits,
     window_part,
@@ -295,7 +296,8 @@ def scattered(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     if x.field is None:
         return everywhere(call, x, *args)
     n = _rank(call.op)
-    field = mix(reduce(x.field, range(len(x.shape) - n, len(x.shape))))
+    space = range(len(x.shape) - n, len(x.shape))
+    field = mix(reduce(x.field, space), touched(x.field, space))
     return field if len(call.out) == 1 else (field,) * len(call.out)
 
 
