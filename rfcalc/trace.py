@@ -242,7 +242,9 @@ class Schema:
     reshapes: bool  # `transpose_`, `resize_`, `set_`: the tensor itself gets another shape over its storage
 
 
-_VALUE_OPS = frozenset("item _local_scalar_dense is_nonzero equal allclose".split())
+_VALUE_OPS = frozenset(
+    "item _local_scalar_dense is_nonzero equal allclose _pack_padded_sequence _pad_packed_sequence".split()
+)
 _INDEXED = frozenset(("index", "_unsafe_index"))  # of unknown length only where the index is a boolean mask
 _UNINITIALISED = frozenset("empty empty_like empty_strided new_empty new_empty_strided empty_permuted".split())
 # Of their tensor these take the shape and the type alone: what they make is as well known as a `torch.zeros`.
@@ -671,7 +673,7 @@ class Run(TorchFunctionMode):
                 self.resized(t)
         outs = list(_tensors([result])) if result is not None else []
         work = WORK.get(schema.op)
-        if work is not None and outs:
+        if work is not None and outs and touched:
             self.count(work(tuple(outs[0].shape), *vargs, **vkwargs))
         if not touched:
             self._constant(func, schema, rule, args, kwargs, vkwargs, vargs, outs)

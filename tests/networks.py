@@ -1527,6 +1527,22 @@ def _reduced_into(x: Tensor, name: str, how: str, kept: bool) -> Tensor:
     return x.index_reduce(3, _TWICE, x[..., 5:8], how, include_self=kept)
 
 
+# packed sequences
+def _packed(x: Tensor, layer: nn.Module) -> Tensor:
+    steps = nn.utils.rnn.pack_padded_sequence(x.mT, torch.tensor([7]), batch_first=True)
+    return nn.utils.rnn.pad_packed_sequence(layer(steps)[0], batch_first=True)[0]
+
+
+for _kind in (nn.LSTM, nn.GRU, nn.RNN):
+    for _both in (False, True):
+        fn(
+            f"packed {_kind.__name__} {_both}",
+            _packed,
+            LINE,
+            layer=lambda k=_kind, b=_both: k(2, 3, batch_first=True, bidirectional=b),
+        )
+
+
 # losses
 _CLASSES = torch.tensor([[0, 1, -100, 1, 0, 0, 1, 1, 0]])
 for _how in ("none", "mean", "sum"):

@@ -1,5 +1,6 @@
 """Multiply-accumulates of an op: half of what torch's `FlopCounterMode` counts, which the tests hold.
 
+What no input reaches is no work of the forward: it has no row, and could be computed once and kept.
 Not read off torch's own table: importing it imports triton, a tenth of a command's time.
 """
 
@@ -10,6 +11,7 @@ from typing import Any
 
 from ..field import Shape
 from .registry import Value
+from .scan import is_packed
 
 Work = Callable[..., int]
 
@@ -64,11 +66,23 @@ def _attention(out: Shape, q: Value, k: Value, v: Value, *rest: Any, **kw: Any) 
 
 
 def _recurrent(out: Shape, x: Value, state: Any, params: Sequence[Any], *args: Any) -> int:
-    """Every matrix of the layer is applied once per time step."""
+    """Every matrix of the layer is applied once per time step; of a packed sequence the steps lie one after another."""
     if len(args) < 6:
         return 0
+    if is_packed(args):
+        params = args[0]
     steps = _product(x.shape[:-1], 1)
     return sum(_product(p.shape, steps) for p in params if isinstance(p, Value) and len(p.shape) == 2)
+
+
+def _deformed(out: Shape, x: Value, weight: Value, *rest: Any, **kw: Any) -> int:
+    """As a convolution: what the taps read is moved, not how many there are."""
+    return _conv(out, x, weight)
+
+
+def _bilinear(out: Shape, a: Value, b: Value, weight: Value, *rest: Any) -> int:
+    """Every weight once per position."""
+    return _product(out[:-1], _product(weight.shape, 1))
 
 
 WORK: dict[str, Work] = {
@@ -76,6 +90,8 @@ WORK: dict[str, Work] = {
     **{f"conv_transpose{n}d": _conv_transpose for n in (1, 2, 3)},
     "convolution": _convolution,
     "_convolution": _convolution,
+    "torchvision::deform_conv2d": _deformed,
+    "bilinear": _bilinear,
     "linear": _linear,
     "matmul": _matmul,
     "mm": _matmul,
