@@ -38,6 +38,8 @@ from .rules.work import WORK
 _pop_mode, _push_mode = torch._C._pop_torch_function_stack, torch._C._push_on_torch_function_stack
 _modes_on, _mode_count = torch._C._is_torch_function_mode_enabled, torch._C._len_torch_function_stack
 _mode_at = torch._C._get_function_stack_at
+_is_wrapped, _unwrapped = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.get_unwrapped
+_UNPACK_DUAL = torch._VF._unpack_dual
 _CONST_LIMIT = 1 << 22  # larger constants are not structure
 _KEY = "_rfcalc_value"
 PLAIN = frozenset((Tensor, nn.Parameter))
@@ -504,6 +506,8 @@ class Run(TorchFunctionMode):
         v = t.__dict__.get(_KEY)
         if v is not None:
             return fresh(v)
+        if _is_wrapped(t):
+            return self.value(_unwrapped(t))
         if t.is_meta and not self.exhaustive and id(t) not in self.params and id(t) not in self.buffers:
             raise UnseenOpError("a tensor came from code that torch functions do not see")
         # A tensor from before the run. Parameters are weights; small other tensors are structure.
@@ -907,9 +911,13 @@ class Run(TorchFunctionMode):
             if not reached:
                 return
             v, size = reached[0][0], sum(nbytes_of(t) for _, t in reached)
-        if v.field is None:
+        field = v.field
+        if field is None:
             return
-        op.op, op.shape, op.field, op.nbytes = call_name(func), v.shape, v.field, size
+        if func is _UNPACK_DUAL:  # the value and its tangent, one of which goes on unseen
+            both = [(w.shape, f) for w, _ in reached if (f := w.field) is not None]
+            field = join([f if shape == v.shape else everything(f, call_name(func)) for shape, f in both])
+        op.op, op.shape, op.field, op.nbytes = call_name(func), v.shape, field, size
         self.events.append(op)
 
 

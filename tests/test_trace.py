@@ -578,6 +578,23 @@ def test_a_rule_that_fails_is_named_in_its_row_also_when_read_again(monkeypatch,
 
 
 @both_levels
+@pytest.mark.parametrize(
+    ("transformed", "field"),
+    [
+        (lambda m, x: torch.func.jvp(torch.sin, (x,), (x.flip(3),))[1], (1, 8)),
+        (lambda m, x: torch.func.jvp(m.conv, (x,), (x.flip(3),))[1], (3, 9)),
+        (lambda m, x: torch.func.vmap(m.conv)(x), (3, 3)),
+        (lambda m, x: torch.func.vmap(lambda row: row + row.flip(1), 2, 2)(x[0])[None], (8, 1)),
+    ],
+)
+def test_function_transforms_are_seen_through(level, transformed, field):
+    """The row of what comes out of a derivative along a tangent depends on the value and on the tangent."""
+    report = rfcalc.analyze(Fn(transformed, conv=conv()), IMAGE, level=level)
+    last = next(row for row in reversed(report.rows) if row.op != "getitem")
+    assert (last.r_out, report.rf_output, report.approximate_ops) == (field, field, ())
+
+
+@both_levels
 def test_a_rule_is_not_said_to_fail_on_a_constant(level):
     report = rfcalc.analyze(Fn(lambda m, x: x * torch.arange(9.0).unfold(0, 2, 1).sum(1)), IMAGE, level=level)
     assert (report.approximate_ops, report.notes, report.rf_output) == ((), (), (1, 1))

@@ -30,6 +30,8 @@ rule(
         "abs angle sgn"
     ).split(),
     *(f"quantized::{op}" for op in "add add_relu mul mul_relu relu6 leaky_relu sigmoid hardswish elu celu".split()),
+    # what torch's own derivatives are written in
+    *(f"prims::{op}" for op in "add sub mul div neg abs exp log sin cos sqrt rsqrt tanh erf pow".split()),
 )(pointwise)
 
 
