@@ -123,11 +123,29 @@ def _axis_field(parts: Sequence[Part], jump: Fraction, aligned: bool, mixed: boo
     return AxisField(merged, jump, aligned, mixed or not all(p.local for p in merged), None, turn)
 
 
-class Mask(NamedTuple):
-    """Positions known to be -inf (before a softmax) or 0 (after it): what the next contraction skips."""
+class Rows(NamedTuple):
+    """What a mask leaves: in row i of dim `q` the columns `start, start + step, ..` of dim `k` before a stop.
 
-    part: Part  # one boolean row
+    A few such stretches per row, one array row each: the cost of a sequence, not of its square.
+    """
+
+    starts: Index  # (stretches, rows)
+    stops: Index
+    q: int
+    k: int
+    columns: int
+    step: int = 1
+
+
+class Mask(NamedTuple):
+    """Positions known to be -inf (before a softmax) or 0 (after it): what the next contraction skips.
+
+    `pending`: they depend on nothing, but the parts do not say so yet; where they are read they must (`written_out`).
+    """
+
+    part: Part | Rows  # one boolean row, true where masked; or what is not masked
     zero: bool
+    pending: bool = False
 
 
 class Field:
@@ -142,19 +160,28 @@ class Field:
 
     def map(self, move: Callable[[Part], Part], jump: Callable[[Fraction], Fraction] | None = None) -> Field:
         """Apply one movement to every part and to the mask."""
+        mask = self.mask
+        if mask is not None:
+            moved = moved_mask(mask, move)
+            if moved is None:
+                return written_out(self).map(move, jump)
+            mask = moved
         axes = tuple(
             a.with_parts([move(p) for p in a.parts], jump(a.jump) if jump else None) if a.parts else a
             for a in self.axes
         )
-        mask = self.mask and Mask(move(self.mask.part), self.mask.zero)
         return Field(axes, self.approx, mask)
 
     def each(self, change: Callable[[AxisField], AxisField]) -> Field:
         """Apply a change to every axis; the mask is lost."""
-        return Field(tuple(change(a) for a in self.axes), self.approx)
+        field = self if self.mask is None else self.unmasked()
+        return Field(tuple(change(a) for a in field.axes), field.approx)
 
     def unmasked(self) -> Field:
-        return self if self.mask is None else Field(self.axes, self.approx)
+        if self.mask is None:
+            return self
+        field = written_out(self) if self.mask.pending else self
+        return Field(field.axes, field.approx)
 
 
 # Results by identity of their operands: H and W of a square map share their arrays, so work is done once for both.
@@ -970,6 +997,9 @@ def join(fields: Sequence[Field]) -> Field:
     first = fields[0]
     if all(f is first for f in fields):
         return first.unmasked()
+    if any(f.mask is not None for f in fields):
+        fields = [f.unmasked() for f in fields]
+        first = fields[0]
     axes = tuple(join_axes([f.axes[i] for f in fields]) for i in range(len(first.axes)))
     return Field(axes, frozenset().union(*(f.approx for f in fields)))
 
@@ -982,6 +1012,11 @@ def reduce(field: Field, dims: Sequence[int]) -> Field:
     """Hull over whole dims; the numbering of dims stays (keepdim)."""
     gone = frozenset(dims)
     if field.mask is not None:
+        rows = field.mask.part
+        if isinstance(rows, Rows) and not gone.isdisjoint((rows.q, rows.k)):
+            if rows.k in gone and field.mask.pending:
+                return reduce(seen_hull(field, rows, (), rows.k), [d for d in dims if d != rows.k])
+            return reduce(field.unmasked(), dims)
         return field.map(lambda p: reduce_part(p, gone))
     axes = tuple([_reduce_axis(a, gone) for a in field.axes])
     return field if axes == field.axes else Field(axes, field.approx)
@@ -1080,6 +1115,7 @@ def normalise(field: Field, dims: Sequence[int]) -> Field:
 
 def everything(field: Field, op: str | None = None) -> Field:
     """Depends on all its operand depends on, at every position; `op` names an operation without a rule."""
+    field = field.unmasked()
 
     def change(a: AxisField) -> AxisField:
         if not a.parts:
@@ -1108,7 +1144,7 @@ def where_part(part: Part, flags: Part, shape: Shape, keep: bool) -> Part:
     """Keep the part only where `flags` is `keep`; it depends on nothing elsewhere."""
     laid = _wide(part, flags.dims, shape)
     if laid is None:
-        return part  # too large to write out: what is masked stays in the hull
+        raise TooLargeError("a mask over too many positions to write out")
     wide, every = laid
     sizes = [flags.bounds.shape[1 + flags.dims.index(d)] if d in flags.dims else 1 for d in every]
     where = flags.bounds.reshape(1, *sizes) == keep
@@ -1117,7 +1153,215 @@ def where_part(part: Part, flags: Part, shape: Shape, keep: bool) -> Part:
 
 def blank(field: Field, flags: Part, shape: Shape, inside: bool) -> Field:
     """Remove the dependence where `flags` is true (`inside`) or where it is false."""
-    return field.each(lambda a: a.with_parts([where_part(p, flags, shape, not inside) for p in a.parts]))
+    bare = field.unmasked()
+    try:
+        return bare.each(lambda a: a.with_parts([where_part(p, flags, shape, not inside) for p in a.parts]))
+    except TooLargeError:  # what is masked stays in the hull, and the report says so
+        return Field(bare.axes, bare.approx | {_LARGE_MASK})
+
+
+_LARGE_MASK = "mask too large to write out"
+
+
+# ------------------------------------------------------------------------------------------ masks of a few stretches
+
+
+def flags_of(rows: Rows) -> Part:
+    """The mask written out, true where masked."""
+    _limit(rows.columns * rows.starts.shape[1])
+    at = np.arange(rows.columns)
+    hidden = np.ones((rows.starts.shape[1], rows.columns), np.bool_)
+    for start, stop in zip(rows.starts, rows.stops, strict=True):
+        left = at - start[:, None]
+        hidden &= ~((left >= 0) & (at < stop[:, None]) & (left % rows.step == 0))
+    return Part((hidden if rows.q < rows.k else hidden.T)[None], (min(rows.q, rows.k), max(rows.q, rows.k)))
+
+
+def rows_of(hidden: NDArray[np.bool_], q: int, k: int) -> Rows | None:
+    """A matrix of flags (rows along dim q, columns along k) as stretches; None where a row has too many."""
+    n, columns = hidden.shape
+    found, rows_at_once = [], max(1, (1 << 20) // (columns + 2))
+    for first in range(0, n, rows_at_once):
+        block = hidden[first : first + rows_at_once]
+        padded = np.ones((len(block), columns + 2), np.bool_)
+        padded[:, 1:-1] = block
+        edges = np.flatnonzero(padded[:, 1:] != padded[:, :-1])  # in turn, where a stretch begins and where it ends
+        if len(edges) > 2 * STRETCHES * len(block):
+            return None
+        found.append(edges + first * (columns + 1))
+    row, at = np.divmod(np.concatenate(found) if found else np.zeros(0, np.int64), columns + 1)
+    row, start, stop = row[::2], at[::2], at[1::2]
+    count = np.bincount(row, minlength=n)
+    most = max(int(count.max(initial=0)), 1)
+    if most > STRETCHES:
+        return None
+    rank = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    starts, stops = np.zeros((2, most, n), np.int64)
+    starts[rank, row], stops[rank, row] = start, stop
+    return Rows(starts, stops, q, k, columns)
+
+
+STRETCHES = 16  # more in one row are not structure
+
+
+def moved_mask(mask: Mask, move: Callable[[Part], Part]) -> Mask | None:
+    """The mask after a movement, which for stretches is read off where it takes their rows and columns."""
+    rows = mask.part
+    if isinstance(rows, Part):
+        return mask._replace(part=move(rows))
+    at, columns = (
+        move(Part(np.arange(n, dtype=np.int64)[None], (d,)))
+        for n, d in ((rows.starts.shape[1], rows.q), (rows.columns, rows.k))
+    )
+    if any(len(p.dims) != 1 or p.span is not None for p in (at, columns)) or at.dims == columns.dims:
+        return None
+    index, where = at.bounds[0], columns.bounds[0]
+    if not len(where) or where[-1] - where[0] + 1 != len(where) or (np.diff(where) != 1).any():
+        return None
+    if rows.step > 1 and len(where) != rows.columns:
+        return None
+    n, first = len(where), int(where[0])
+    starts, stops = (np.clip(b[:, index] - first, 0, n) for b in (rows.starts, rows.stops))
+    return mask._replace(part=Rows(starts, stops, at.dims[0], columns.dims[0], n, rows.step))
+
+
+def written_out(field: Field) -> Field:
+    """The same field with its mask as flags, and nothing where they are true."""
+    mask = field.mask
+    if mask is None or isinstance(mask.part, Part):
+        return field
+    try:
+        flags = flags_of(mask.part)
+        if not mask.pending:
+            return Field(field.axes, field.approx, Mask(flags, mask.zero))
+        axes = tuple(a.with_parts([_hidden(p, flags) for p in a.parts]) if a.parts else a for a in field.axes)
+        return Field(axes, field.approx, Mask(flags, mask.zero))
+    except TooLargeError:
+        return Field(field.axes, field.approx | {_LARGE_MASK})
+
+
+def _hidden(part: Part, flags: Part) -> Part:
+    """The part with nothing where the flags are true."""
+    for d, n in zip(flags.dims, flags.bounds.shape[1:], strict=True):
+        if part.span is not None and part.span.dim == d:
+            part = expand_span(part, n)
+        part = spread(part, d, n)
+    sizes = [n if d in flags.dims else 1 for d, n in zip(part.dims, part.bounds.shape[1:], strict=True)]
+    return part._replace(bounds=np.where(flags.bounds.reshape(1, *sizes), EMPTY, part.bounds))
+
+
+def seen_hull(field: Field, mask: Part | Rows, shape: Shape, k: int) -> Field:
+    """Hull over dim `k` of what the mask leaves; the numbering of dims stays."""
+    if isinstance(mask, Part) or mask.k != k:
+        flags = mask if isinstance(mask, Part) else flags_of(mask)
+        return reduce(blank(field, flags, shape, inside=True), (k,))
+    bare = Field(field.axes, field.approx)
+    return bare.each(lambda a: a.with_parts([_seen_part(p, mask) for p in a.parts]) if a.parts else a)
+
+
+def _seen_part(part: Part, rows: Rows) -> Part:
+    """Hull over the columns that each row sees."""
+    n = rows.starts.shape[1]
+    for d, size in ((rows.q, n), (rows.k, rows.columns)):
+        if part.span is not None and part.span.dim == d:
+            part = expand_span(part, size)
+    if rows.k in part.dims and rows.q in part.dims:
+        return reduce_part(_hidden(part, flags_of(rows)), frozenset((rows.k,)))
+    if rows.k in part.dims:
+        return _stretch_hulls(part, rows)
+    blind: NDArray[np.bool_] = np.all(rows.starts >= rows.stops, axis=0)
+    if not blind.any():
+        return part
+    wide = spread(part, rows.q, n)
+    return wide._replace(bounds=np.where(_along(blind, wide.bounds.ndim, _axis(wide, rows.q)), EMPTY, wide.bounds))
+
+
+def _stretch_hulls(part: Part, rows: Rows) -> Part:
+    """Minima over many stretches of one array: those of each power of two in length, two of which cover a stretch."""
+    key = ("stretches", id(part.bounds), part.dims, rows.q, rows.k, id(rows.starts), id(rows.stops), rows.step)
+    hit = _memo.get(key)
+    if hit is None:
+        b = np.moveaxis(part.bounds, _axis(part, rows.k), -1)
+        _limit(b[..., 0].size * rows.starts.shape[1])
+        out = np.full((*b.shape[:-1], rows.starts.shape[1]), EMPTY, np.int64)
+        count = -(-(rows.stops - rows.starts) // rows.step)
+        level, reach = b, 1
+        while True:
+            for start, number in zip(rows.starts, count, strict=True):
+                here = np.flatnonzero((number >= reach) & (number < 2 * reach))
+                if len(here):
+                    first = start[here]
+                    last = first + (number[here] - reach) * rows.step
+                    found = np.minimum(level[..., first], level[..., last])
+                    out[..., here] = np.minimum(out[..., here], found)
+            shift = reach * rows.step
+            if shift >= b.shape[-1] or 2 * reach > count.max(initial=0):
+                break
+            level = np.concatenate([np.minimum(level[..., :-shift], level[..., shift:]), level[..., -shift:]], -1)
+            reach *= 2
+        dims = tuple(sorted({*part.dims, rows.q} - {rows.k}))
+        found = np.ascontiguousarray(np.moveaxis(out, -1, dims.index(rows.q) + 1))
+        hit = _memo[key] = (settle(part._replace(bounds=found, dims=dims), (rows.q,)), part.bounds, rows)
+    return part._replace(bounds=hit[0].bounds, dims=hit[0].dims)
+
+
+def sampled(field: Field, shape: Shape) -> tuple[Field, Shape]:
+    """A large masked map, of each row only the ends of what it sees and the column nearest to the diagonal.
+
+    Of fields that move along the map these are the widest and the narrowest.
+    """
+    assert field.mask is not None
+    rows = field.mask.part
+    assert isinstance(rows, Rows)
+    n = rows.starts.shape[1]
+    if not any(rows.k in p.dims for a in field.axes for p in a.parts):
+        first = rows.starts[:1].T
+        seen: NDArray[np.bool_] = np.any(rows.starts < rows.stops, axis=0, keepdims=True).T
+    else:
+        last = rows.starts + ((rows.stops - rows.starts - 1) // rows.step) * rows.step
+        ends = np.maximum(last, rows.starts)
+        near = np.clip((np.arange(n) - rows.starts) // rows.step * rows.step + rows.starts, rows.starts, ends)
+        first = np.concatenate([rows.starts, near, ends]).T
+        seen = np.tile((rows.starts < rows.stops).T, 3)
+    # One masked column, for where one begins the steps are not even.
+    first = np.pad(np.clip(first, 0, rows.columns - 1), ((0, 0), (0, 1)))
+    seen = np.pad(seen, ((0, 0), (0, 1)))
+    hidden = Part((~seen if rows.q < rows.k else ~seen.T)[None], (min(rows.q, rows.k), max(rows.q, rows.k)))
+
+    def pick(p: Part) -> Part:
+        for d, size in ((rows.q, n), (rows.k, rows.columns)):
+            if p.span is not None and p.span.dim == d:
+                p = expand_span(p, size)
+        if rows.k in p.dims:
+            wide = np.moveaxis(spread(p, rows.q, n).bounds if rows.q in p.dims else p.bounds, _axis(p, rows.k), -1)
+            if rows.q in p.dims:
+                at = p.dims.index(rows.q) + 1 - (rows.k < rows.q)
+                laid = np.take_along_axis(np.moveaxis(wide, at, -2), first[(None,) * (wide.ndim - 2)], -1)
+            else:
+                laid = wide[..., first]
+            dims = tuple(sorted({*p.dims, rows.q}))
+            ends = (dims.index(rows.q) + 1, dims.index(rows.k) + 1)
+            p = p._replace(bounds=np.moveaxis(laid, (-2, -1), ends), dims=dims)
+        return _hidden(p, hidden)
+
+    axes = tuple(a.with_parts([pick(p) for p in a.parts]) if a.parts else a for a in field.axes)
+    return Field(axes, field.approx), tuple(seen.shape[1] if d == rows.k else s for d, s in enumerate(shape))
+
+
+def both_masks(a: Part | Rows, b: Part | Rows, shape: Shape) -> Part | Rows:
+    """Masked where either mask is."""
+    if isinstance(a, Rows) and isinstance(b, Rows) and (a.q, a.k) == (b.q, b.k) and a.step == b.step == 1:
+        starts = np.maximum(a.starts[:, None], b.starts[None]).reshape(-1, a.starts.shape[1])
+        stops = np.minimum(a.stops[:, None], b.stops[None]).reshape(-1, a.starts.shape[1])
+        kept: NDArray[np.bool_] = np.any(starts < stops, axis=1)
+        kept[0] = True
+        if kept.sum() <= STRETCHES:
+            return Rows(starts[kept], stops[kept], a.q, a.k, a.columns)
+    x, y = (flags_of(m) if isinstance(m, Rows) else m for m in (a, b))
+    dims = tuple(sorted({*x.dims, *y.dims}))
+    _limit(math.prod(shape[d] for d in dims))
+    laid = [m.bounds.reshape(1, *(shape[d] if d in m.dims else 1 for d in dims)) for m in (x, y)]
+    return Part(laid[0] | laid[1], dims)
 
 
 def _dominated(p: Part, by: Sequence[Part]) -> bool:

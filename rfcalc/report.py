@@ -30,14 +30,18 @@ from .field import (
     EMPTY,
     AxisField,
     Field,
+    Mask,
     Part,
+    Rows,
     Shape,
     Span,
     dense,
     forget,
     line_of,
     moves,
+    sampled,
     take_part,
+    written_out,
 )
 from .inputs import READS_INDICES, Axis, Inputs, checked_model
 from .rules import Window
@@ -150,7 +154,8 @@ class Report:
             raise InputError(f"{row.name}: position {','.join(map(str, at))} is outside its map of {size}")
         where = dict(zip(row.grid, (i % n for i, n in zip(at, row.n_out, strict=True)), strict=False))
         field = self.fields[row.name]
-        return tuple(_region(axis, a, row.shape_out, where) for axis, a in zip(self.axes, field.axes, strict=True))
+        seen = _seen_indices(field.mask, where)
+        return tuple(_region(axis, a, seen, where) for axis, a in zip(self.axes, field.axes, strict=True))
 
     def fed_by_all(self, row: LayerRow) -> tuple[bool, ...] | None:
         """Per axis: does the local field of some position that a row reads really cover the input, first to last?
@@ -316,8 +321,30 @@ def _hulls(parts: Sequence[Part], shape: Shape) -> Any:
     out = np.full((4, 1), EMPTY, np.int64)
     for group in groups:
         columns = _distinct(dense(group, shape)[0].reshape(4, -1))
-        out = np.minimum(out[:, :, None], columns[:, None, :]).reshape(4, -1)
+        if out.shape[1] * columns.shape[1] <= _WRITE_OUT:
+            out = np.minimum(out[:, :, None], columns[:, None, :]).reshape(4, -1)
+        else:
+            out = _telling_hulls(out, columns)
     return out
+
+
+def _telling_hulls(a: Any, b: Any) -> Any:
+    """Of the hulls of every column of a with every column of b, those that decide the extremes.
+
+    The outermost and the innermost bounds and sizes of each, all with all; and each with the nearest of the other.
+    """
+    a, b = (x[:, x[2] < EMPTY // 2] if (x[2] < EMPTY // 2).any() else x for x in (a, b))
+
+    def extreme(x: Any) -> Any:
+        keys = [*x, x[2] + x[3], x[0] + x[1]]
+        return x[:, sorted({int(f(k)) for k in keys for f in (np.argmin, np.argmax)})]
+
+    ends = np.minimum(extreme(a)[:, :, None], extreme(b)[:, None, :]).reshape(4, -1)
+    centre = b[2] - b[3]
+    order = np.argsort(centre, kind="stable")
+    at = np.searchsorted(centre[order], a[2] - a[3])
+    near = [np.minimum(a, b[:, order[np.clip(at + i, 0, len(order) - 1)]]) for i in (-1, 0)]
+    return np.concatenate([ends, *near], 1)
 
 
 def _by_segments(parts: Sequence[Part], shape: Shape, dim: int) -> Any:
@@ -461,16 +488,43 @@ def _covered_by_one(a: AxisField, shape: Shape, size: int) -> bool:
     return bool(((b[0] <= 0) & (-b[1] >= size - 1)).any())
 
 
-def _region(axis: Axis, a: AxisField, shape: Shape, where: Mapping[int, int]) -> Region:
+def _seen_indices(mask: Mask | None, where: Mapping[int, int]) -> dict[int, Any]:
+    """Of a map whose mask is still to be applied: which rows and columns of it play a part at a position."""
+    if mask is None or not mask.pending or not isinstance(mask.part, Rows):
+        return {}
+    rows = mask.part
+    starts, stops, at = rows.starts, rows.stops, np.arange(rows.columns)
+    if rows.q in where:
+        starts, stops = (b[:, where[rows.q], None] for b in (starts, stops))
+        left = at - starts
+        columns = np.flatnonzero(((left >= 0) & (at < stops) & (left % rows.step == 0)).any(0))
+        if rows.k in where:
+            columns = columns[columns == where[rows.k]]
+        return {rows.q: columns[:1] * 0 + where[rows.q], rows.k: columns}
+    if rows.k in where:
+        left = where[rows.k] - starts
+        seen = (left >= 0) & (where[rows.k] < stops) & (left % rows.step == 0)
+        return {rows.q: np.flatnonzero(seen.any(0)), rows.k: np.flatnonzero(at == where[rows.k])}
+    edges = np.zeros(rows.columns + 1, np.int64)
+    full = starts < stops
+    np.add.at(edges, starts[full], 1)
+    np.add.at(edges, stops[full], -1)
+    return {rows.q: np.flatnonzero(full.any(0)), rows.k: np.flatnonzero(edges[:-1].cumsum())}
+
+
+def _region(axis: Axis, a: AxisField, seen: Mapping[int, Any], where: Mapping[int, int]) -> Region:
     low = np.full(4, EMPTY, np.int64)
-    for p in a.parts:
+    for p in a.parts if all(len(i) for i in seen.values()) else ():
         if p.span is not None and p.span.dim in where and not p.span.start <= where[p.span.dim] < p.span.stop:
             continue
         offset = p.span.start if p.span is not None and p.span.dim in p.dims else 0
-        pick = tuple(
+        pick: tuple[Any, ...] = tuple(
             where[d] - (offset if p.span is not None and d == p.span.dim else 0) if d in where else slice(None)
             for d in p.dims
         )
+        if seen:
+            index = [seen.get(d, np.arange(n)[i]) for d, n, i in zip(p.dims, p.bounds.shape[1:], pick, strict=True)]
+            pick = np.ix_(*(np.atleast_1d(i) for i in index))
         low = np.minimum(low, p.bounds[(slice(None), *pick)].reshape(4, -1).min(1, initial=EMPTY))
     exact = (int(low[0]), -int(low[1])) if low[0] <= -low[1] and low[0] < EMPTY // 2 else None
     free = (int(low[2]), -int(low[3])) if low[2] < EMPTY // 2 else None
@@ -609,6 +663,14 @@ class _Side(NamedTuple):
     regular: bool
 
 
+def _read_out(f: Field, shape: Shape) -> tuple[Field, Shape]:
+    """A masked map with its mask applied; of a large one, what decides its numbers."""
+    rows = f.mask and f.mask.part
+    assert isinstance(rows, Rows)
+    small = rows.starts.shape[1] * rows.columns <= _WRITE_OUT
+    return (written_out(f), shape) if small else sampled(f, shape)
+
+
 class _Reader:
     """Turns drafts into rows; the numbers of a field are worked out once and shared by the rows that carry it."""
 
@@ -659,12 +721,19 @@ class _Reader:
         is_global = bool(context) and _covers(context, shape, size)
         facts = [self.facts(p) for p in local or a.parts]
         low, high = min(f.low for f in facts), max(f.high for f in facts)
-        regular = a.aligned and (not local or all(f.regular for f in facts))
         if is_global:
             largest = smallest = size
-        return _Extent(largest, smallest, r_local, (low + high) / 2 + 0.5, 0 - low, regular, is_global)
+        return _Extent(largest, smallest, r_local, (low + high) / 2 + 0.5, 0 - low, self.is_regular(a), is_global)
+
+    def is_regular(self, a: AxisField) -> bool:
+        """Do the centres of the local field lie equally far apart? What a mask hides has none."""
+        local = [p for p in a.parts if p.local]
+        return a.aligned and all(self.facts(p).regular for p in local or a.parts)
 
     def extents(self, f: Field, shape: Shape) -> list[_Extent]:
+        if f.mask is not None and f.mask.pending:
+            read = self.extents(*_read_out(f, shape))
+            return [e._replace(regular=self.is_regular(a)) for e, a in zip(read, f.axes, strict=True)]
         out = []
         for axis, a in zip(self.axes, f.axes, strict=True):
             parts = a.parts
@@ -1000,7 +1069,7 @@ def _report(spec: Inputs, trace: Trace, params: Any, name: str, notes: list[str]
         output_shapes=tuple(s for s, _ in trace.outputs),
         rf_output=tuple(e.r for e in out),
         rf_spatial=_spatial(trace, reader, spec.axes),
-        coverage=_coverage(out_field, spec.axes),
+        coverage=_coverage(out_field, out_shape, spec.axes),
         approximate_ops=tuple(approx),
         unreached=tuple(unreached),
         notes=tuple(notes),
@@ -1055,9 +1124,10 @@ def _spatial(trace: Trace, reader: _Reader, axes: Sequence[Axis]) -> tuple[int, 
     return tuple(found)
 
 
-def _coverage(f: Field | None, axes: Sequence[Axis]) -> tuple[float, ...]:
+def _coverage(f: Field | None, shape: Shape, axes: Sequence[Axis]) -> tuple[float, ...]:
     if f is None:
         return (0.0,) * len(axes)
+    f = _read_out(f, shape)[0] if f.mask is not None and f.mask.pending else f
     out = []
     for axis, a in zip(axes, f.axes, strict=True):
         low = min((int(p.bounds[0].min()) for p in a.parts), default=EMPTY)

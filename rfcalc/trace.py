@@ -8,6 +8,7 @@ one per torch-function call (see `calls.py`). This file knows no tables and prin
 from __future__ import annotations
 
 import gc
+import math
 import random
 import sys
 import traceback
@@ -30,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from .calls import call_name, is_query
 from .field import Field, Shape, TooLargeError, everything, join
 from .layout import as_on_cpu
+from .pattern import FACTORIES, LARGE, LOST, Corner, Pattern, followed, overwritten
 from .refusals import REFUSALS, RefusedError
 from .rules import RULES, Call, Value, Window, elementwise, named, unknown
 from .rules.registry import Result
@@ -40,7 +42,6 @@ _modes_on, _mode_count = torch._C._is_torch_function_mode_enabled, torch._C._len
 _mode_at = torch._C._get_function_stack_at
 _is_wrapped, _unwrapped = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.get_unwrapped
 _UNPACK_DUAL = torch._VF._unpack_dual
-_CONST_LIMIT = 1 << 22  # larger constants are not structure
 _KEY = "_rfcalc_value"
 PLAIN = frozenset((Tensor, nn.Parameter))
 
@@ -126,12 +127,13 @@ class Cell:
 class Traced(Value):
     """A tensor of the run. A view knows its parent, how to read itself off it, and how to write itself back."""
 
-    __slots__ = ("back", "cell", "parent", "replay", "version")
+    __slots__ = ("back", "cell", "corner", "parent", "replay", "version")
 
     def __init__(self, shape: Shape, field: Field | None, cell: Cell, const: Any = None) -> None:
         super().__init__(shape, field, const)
         self.cell, self.version = cell, cell.version
         self.parent: Traced | None = None
+        self.corner: Corner | None = None  # of a view of a large constant: which rectangle it is
         self.replay: Callable[[Field | None], Field | None] | None = None
         self.back: Callable[[Field | None, Field | None], Field | None] | None = None
 
@@ -142,6 +144,7 @@ def fresh(v: Traced) -> Traced:
         if v.parent is not None and v.replay is not None:
             v.field = v.replay(fresh(v.parent).field)
         v.const = None
+        v.pattern = v.pattern and LOST
         v.version = v.cell.version
     return v
 
@@ -157,7 +160,28 @@ def write(v: Traced, new: Field | None) -> None:
         parent.field = _written(child, parent, old)
     v.cell.version += 1
     for c in chain:
-        c.version, c.const = v.cell.version, None
+        c.version, c.const, c.pattern = v.cell.version, None, None
+
+
+def write_pattern(v: Traced, new: Pattern | Tensor) -> None:
+    """A large constant, or a view of one, written to: what it is now, and what those are that it is a view of."""
+    if not math.prod(v.shape):
+        return
+    v.cell.version += 1
+    _know(v, new)
+    while (parent := v.parent) is not None:
+        old = parent.pattern or LOST
+        _know(parent, LOST if v.corner is None else overwritten(old, new, v.corner))
+        v, new = parent, parent.pattern or LOST
+
+
+def _know(v: Traced, numbers: Pattern | Tensor) -> None:
+    """Set the numbers of a constant as of now."""
+    v.version = v.cell.version
+    if isinstance(numbers, Tensor):
+        v.const, v.pattern = numbers, None
+    else:
+        v.const, v.pattern = None, numbers
 
 
 def _forget_numbers(v: Value) -> None:
@@ -400,7 +424,10 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             rule = unknown  # it counts from the start of the storage
         if schema.reshapes:
             return run.reshaped(func, schema, rule, args, kwargs)
-        margs, mkwargs = run.placed(func, args, kwargs, every)
+        if not touched and run.storageless and is_large(schema, args, every):
+            margs, mkwargs = run.unbuilt(schema, args, kwargs)
+        else:
+            margs, mkwargs = run.placed(func, args, kwargs, every)
         if schema.op in REFUSALS:
             REFUSALS[schema.op](*args, **kwargs)
         result = as_on_cpu(schema.op, margs, execute(func, margs, mkwargs))
@@ -408,6 +435,29 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if margs is not args and result is not None and schema.written:
             return _returned(schema, args, kwargs, result)
         return result
+
+
+_REPEATED = frozenset("clone contiguous _to_copy".split())  # these write out what `expand` repeats
+
+
+def is_large(schema: Schema, args: Any, every: Sequence[Tensor]) -> bool:
+    """Would torch build a constant that is too large to build, from tensors that are not?"""
+    if schema.op in FACTORIES:
+        if schema.op.endswith("_like"):
+            return every[0].numel() > LARGE
+        sizes = [a for a in args if isinstance(a, int | list | tuple)]
+        size = sizes[0] if sizes and isinstance(sizes[0], list | tuple) else [a for a in sizes if isinstance(a, int)]
+        return all(isinstance(n, int) for n in size) and math.prod(size if len(size) > 1 else (*size, *size)) > LARGE
+    if not every or math.prod([t.numel() for t in every]) <= LARGE:
+        return False
+    if schema.op == "repeat":
+        return bool(every[0].numel() * math.prod(args[1]) > LARGE)
+    if not (schema.pointwise or schema.op in _REPEATED) or schema.written:
+        return False
+    n = max(t.dim() for t in every)
+    shapes = [(1,) * (n - t.dim()) + tuple(t.shape) for t in every]
+    held = max(t.untyped_storage().nbytes() // t.element_size() for t in every)
+    return math.prod(map(max, *shapes) if len(shapes) > 1 else shapes[0]) > max(LARGE, held)
 
 
 def _returned(schema: Schema, args: Any, kwargs: Any, result: Any) -> Any:
@@ -477,6 +527,7 @@ class Run(TorchFunctionMode):
         self.paths, self.params, self.buffers = paths, params, buffers
         self.shortcuts, self.layers = shortcuts or Shortcuts({}, {})
         self.exhaustive = shortcuts is None  # level 1: the dispatch mode is on all the time
+        self.storageless = True  # False: run again on real values, where constants are needed in full
         self.ledger = Ledger()
         self.dispatch = Dispatch(self)
         self.frame = Frame(None, "", None)
@@ -510,12 +561,12 @@ class Run(TorchFunctionMode):
             return self.value(_unwrapped(t))
         if t.is_meta and not self.exhaustive and id(t) not in self.params and id(t) not in self.buffers:
             raise UnseenOpError("a tensor came from code that torch functions do not see")
-        # A tensor from before the run. Parameters are weights; small other tensors are structure.
+        # A tensor from before the run. Parameters are weights; other tensors are structure.
         if id(t) in self.params:
             self._use(id(t))
             const = None
         else:
-            const = t if not t.is_meta and t.numel() <= _CONST_LIMIT else None
+            const = t if not t.is_meta else None
         v = Traced(tuple(t.shape), None, Cell(self.ledger, 0), const)
         self.known[id(t)] = (v, t)
         return v
@@ -580,6 +631,13 @@ class Run(TorchFunctionMode):
         if schema_of(func).op in ("copy", "_to_copy", "to") and not every[0].is_meta:
             raise NeedsValuesError("a copy from the traced input into a tensor with storage")
         return _map(list(args), self.stand_in), {k: _map(v, self.stand_in) for k, v in kwargs.items()}
+
+    def unbuilt(self, schema: Schema, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The same op, storage-less: for a constant of which only the pattern is kept."""
+        margs, mkwargs = _map(list(args), self.stand_in), {k: _map(v, self.stand_in) for k, v in kwargs.items()}
+        if "device" in schema.names:
+            mkwargs["device"] = torch.device("meta")
+        return margs, mkwargs
 
     def stand_in(self, t: Tensor) -> Tensor:
         if t.is_meta:
@@ -680,7 +738,7 @@ class Run(TorchFunctionMode):
         if work is not None and outs and touched:
             self.count(work(tuple(outs[0].shape), *vargs, **vkwargs))
         if not touched:
-            self._constant(func, schema, rule, args, kwargs, vkwargs, vargs, outs)
+            self._constant(func, schema, rule, args, kwargs, vals, vkwargs, vargs, outs)
             return
         written = [self._argument(schema, name, args, kwargs) for name in schema.written]
         written = [_map(w, self.value) for w in written]
@@ -690,6 +748,8 @@ class Run(TorchFunctionMode):
         if call.window is not None and self.op is not None:
             self.op.windows.append(call.window)
         self._bind(schema, rule, call, args, kwargs, vargs, vkwargs, outs, fields, written)
+        if schema.op in FACTORIES and not schema.written:  # of the input only the shape is used
+            self._label(schema, args, outs, self._known(func, schema, args, kwargs, vals, outs))
 
     def reshaped(self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any) -> Any:
         """An op that gives the tensor itself another shape: it is from now on a view of what it was."""
@@ -778,30 +838,17 @@ class Run(TorchFunctionMode):
         return source if shares_storage(source, t) else None
 
     def _constant(
-        self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any, vkwargs: Any, vargs: Any, outs: Any
-    ) -> None:
-        """An op that no input reaches. Small results of known numbers are computed, because masks are structure."""
-        consts: list[Any] = []
-        small = sum(t.numel() for t in outs) <= _CONST_LIMIT
-        every = list(_tensors((*args, *kwargs.values())))
-        known = every if schema.op in _MADE_LIKE else [self.value(t).const for t in every]
-        if small and not schema.random and all(c is not None for c in known):
-            if all(not t.is_meta for t in outs):
-                consts = [t.detach() for t in outs]  # not the tensor itself: it holds this value, and would never die
-            else:
-                it = iter(known)
-                cargs = _map(list(args), lambda _: next(it))
-                ckwargs = {k: _map(v, lambda _: next(it)) for k, v in kwargs.items()}
-                if "device" in schema.names:
-                    at = schema.names.index("device")
-                    if at < len(cargs):
-                        cargs[at] = torch.device("cpu")
-                    else:
-                        ckwargs["device"] = torch.device("cpu")
-                consts = list(_tensors([execute(func, cargs, ckwargs)]))
+        self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any, vals: Any, vkwargs: Any, vargs: Any,
+        outs: Any,
+    ) -> None:  # fmt: skip
+        """An op that no input reaches. What its numbers are is worked out, because masks are structure."""
+        consts = self._known(func, schema, args, kwargs, vals, outs)
         for name in schema.written:
             for v in _values([_map(self._argument(schema, name, args, kwargs), self.value)]):
-                if not consts:
+                above = v.parent is not None and v.parent.pattern is not None
+                if above or v.pattern is not None or (consts and not isinstance(consts[0], Tensor)):
+                    write_pattern(v, consts[0] if consts else LOST)
+                elif not consts:
                     _forget_numbers(v)
         call = Call(schema.op, tuple(tuple(t.shape) for t in outs))
         if any(a is not None and not a[1] for a in schema.aliases) and rule is not None:
@@ -809,10 +856,47 @@ class Run(TorchFunctionMode):
             with suppress(RuleError):
                 self.interpret(rule, call, *vargs, **vkwargs)
         self._bind(schema, rule, call, args, kwargs, vargs, vkwargs, outs, (None,) * len(outs), ())
+        self._label(schema, args, outs, consts)
+
+    def _label(self, schema: Schema, args: Any, outs: Any, consts: Sequence[Tensor | Pattern]) -> None:
+        """Write on new tensors what their numbers are."""
         for t, c in zip(outs, consts, strict=False):
             v = t.__dict__.get(_KEY)
-            if v is not None:
+            if v is None:
+                continue
+            if isinstance(c, Tensor):
                 v.const = c
+            elif v.pattern is None:
+                v.pattern = c
+            if v.parent is not None and v.parent.pattern is not None:
+                v.corner = corner(schema.op, args, tuple(t.shape), v.parent.shape)
+
+    def _known(
+        self, func: Any, schema: Schema, args: Any, kwargs: Any, vals: Any, outs: Any
+    ) -> list[Tensor | Pattern]:  # fmt: skip
+        """The numbers of each result, or the pattern of one too large to be built; nothing where they are unknown."""
+        if vals and (schema.op in FACTORIES or (schema.written and schema.op in ("fill", "zero"))):
+            vals = [_erased(vals[0], outs), *vals[1:]]
+        size = sum([t.numel() for t in outs])
+        drawn = schema.random and (schema.op not in FACTORIES or size <= LARGE)
+        if drawn or any(v.const is None and v.pattern is None for v in vals):
+            return []
+        if all(not t.is_meta for t in outs) and all(v.pattern is None for v in vals):
+            return [t.detach() for t in outs]  # not the tensor itself: it holds this value, and would never die
+        it = iter([v.pattern if v.const is None else v.const for v in vals])
+        cargs = _map(list(args), lambda _: next(it))
+        ckwargs = {k: _map(v, lambda _: next(it)) for k, v in kwargs.items()}
+        if size > LARGE or any(v.const is None for v in vals):
+            if len(outs) != 1:
+                return [LOST] * len(outs)
+            return [followed(schema.op, func, cargs, ckwargs, outs[0], schema.pointwise)]
+        if "device" in schema.names:
+            at = schema.names.index("device")
+            if at < len(cargs):
+                cargs[at] = torch.device("cpu")
+            else:
+                ckwargs["device"] = torch.device("cpu")
+        return list(_tensors([execute(func, cargs, ckwargs)]))
 
     def count(self, macs: int) -> None:
         self.macs += macs
@@ -849,7 +933,7 @@ class Run(TorchFunctionMode):
             raise UnseenOpError("a kernel of torch's runs an op that no torch function began")
         for t in _tensors(args[:1] if func in _LOOKS_AT_FIRST_ONLY else (*args, *kwargs.values())):
             v = self.value(t)
-            if v.shape != t.shape:
+            if v.shape != t.shape and not _is_wrapped(t):
                 raise UnseenOpError("a tensor was given another shape by what torch functions do not see")
             if v.field is not None:
                 op.ins.append((v.shape, v.field))
@@ -919,6 +1003,34 @@ class Run(TorchFunctionMode):
             field = join([f if shape == v.shape else everything(f, call_name(func)) for shape, f in both])
         op.op, op.shape, op.field, op.nbytes = call_name(func), v.shape, field, size
         self.events.append(op)
+
+
+def _erased(v: Value, outs: Sequence[Tensor]) -> Value:
+    """A tensor of which only the shape is used: any numbers do."""
+    if v.field is None and (v.const is not None or v.pattern is not None):
+        return v
+    found = Value(v.shape)
+    if math.prod(v.shape) > LARGE:
+        found.pattern = LOST
+    else:
+        found.const = torch.zeros(v.shape, dtype=outs[0].dtype)
+    return found
+
+
+def corner(op: str, args: Any, shape: Shape, parent: Shape) -> Corner | None:
+    """Which rectangle of a large constant its view is; None where that is not one of every matrix in it."""
+    lead = len(parent) - 2
+    if op in ("slice", "narrow", "select") and lead >= 0:
+        dim = args[1] % len(parent) if len(args) > 1 else 0
+        start = (args[2] if len(args) > 2 else 0) or 0
+        start = start + parent[dim] if start < 0 else start
+        if dim < lead or (op == "slice" and len(args) > 4 and args[4] != 1):
+            return None
+        count = 1 if op == "select" else shape[dim]
+        rows, columns = parent[-2:]
+        return Corner(start, 0, count, columns) if dim == lead else Corner(0, start, rows, count)
+    same = shape[-2:] == parent[-2:] and math.prod(shape) == math.prod(parent)
+    return Corner(0, 0, *shape[-2:]) if same and op in ("view", "unsqueeze", "squeeze", "alias", "detach") else None
 
 
 def _values(items: Any) -> Iterator[Any]:
@@ -1248,11 +1360,12 @@ def run_forward(
         try:
             for t, f in seeds:
                 run.new(t, f)
+                run.storageless = run.storageless and t.is_meta
             attribute(run, modules)
             with _uncompiled(), run.dispatch if run.exhaustive else nullcontext(), run:
                 result = drained(execute(tree.model, args, kwargs))
             outs = [(run.value(t), t) for t in flatten(result)]
-            if any(v.shape != t.shape for v, t in outs):
+            if any(v.shape != t.shape and not _is_wrapped(t) for v, t in outs):
                 raise UnseenOpError("a tensor was given another shape by what torch functions do not see")
             events = run.events
         except BaseException as error:

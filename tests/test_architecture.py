@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "rfcalc"
 
 # Downward only: a module's own row lists everything it may know of this library.
-DOMAIN = {"errors", "field"}
+DOMAIN = {"errors", "field", "pattern"}
 RULES = DOMAIN | {"rules"}
 REPORT = RULES | {"inputs", "trace", "shortcut", "report"}
 ALLOWED = {
@@ -22,6 +22,7 @@ ALLOWED = {
     "calls": set(),
     "refusals": set(),
     "field": {"errors"},
+    "pattern": {"field"},
     "rules": RULES,
     "layout": set(),
     "trace": RULES | {"calls", "layout", "refusals"},

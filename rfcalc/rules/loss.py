@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..field import Field, Shape, blank, broadcast, drop_dims, join, mix, reduce
-from .pointwise import mask_of
+from ..field import Field, Part, Shape, blank, broadcast, drop_dims, flags_of, join, mix, reduce
+from ..pattern import Lost, masked
+from .pointwise import guessed
 from .registry import Call, Result, Value, everywhere, rule, values
 from .view import BY_ELEMENT, gather
 
@@ -64,8 +65,14 @@ def _of_class(x: Value, target: Value, classes: int, ignore_index: int) -> Field
     picked = gather(Call("gather", (shape,)), x, classes, Value(shape, None, index))
     assert isinstance(picked, Field)
     field = drop_dims(picked, (classes,), len(shape))
-    mask = mask_of(ignored, target.shape, zero=True)
-    return field if mask is None else blank(field, mask.part, target.shape, inside=True)
+    flags = masked(ignored, torch.Tensor.bool, target.shape)
+    if isinstance(flags, Lost):
+        return guessed(field, "targets")
+    return (
+        field
+        if flags is None
+        else blank(field, flags if isinstance(flags, Part) else flags_of(flags), target.shape, inside=True)
+    )
 
 
 @rule("multi_margin_loss", "multilabel_margin_loss_forward")

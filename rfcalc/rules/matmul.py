@@ -10,20 +10,23 @@ from ..field import (
     Field,
     Mask,
     Part,
+    Rows,
     Shape,
-    blank,
     broadcast,
     drop_dims,
     everything,
     join,
     mix,
+    moved_mask,
     permute_part,
     prefix_part,
     reduce,
     renumber_part,
+    seen_hull,
     touched,
 )
-from .pointwise import mask_of
+from ..pattern import Lost
+from .pointwise import blocked_entries, guessed, mask_of, with_mask
 from .registry import Call, Result, Value, everywhere, pointwise, rule, unknown
 
 
@@ -36,7 +39,9 @@ def product(a: Value, b: Value, out: Shape) -> Field | None:
     fields = []
     na, nb, no = len(a.shape), len(b.shape), len(out)
     if a.field is not None:
-        f = reduce(a.field, (na - 1,)) if a.field.mask is None else _masked_rows(a.field, a.shape)
+        mask = a.field.mask
+        skips = mask is not None and (mask.zero or mask.pending)
+        f = seen_hull(a.field, mask.part, a.shape, na - 1) if mask and skips else reduce(a.field.unmasked(), (na - 1,))
         where = {d: d + no - na for d in range(na - 1)}
         f = _moved(f.unmasked(), where)
         fields.append(_batch(f, a.shape[:-2], out))
@@ -59,12 +64,6 @@ def product(a: Value, b: Value, out: Shape) -> Field | None:
     return mix(result, [p or q for p, q in contracted])
 
 
-def _masked_rows(field: Field, shape: Shape) -> Field:
-    assert field.mask is not None
-    seen = blank(field, field.mask.part, shape, inside=True) if field.mask.zero else field
-    return reduce(seen, (len(shape) - 1,))
-
-
 def _batch(field: Field, batch: Shape, out: Shape) -> Field:
     """Batch dims of size 1 are broadcast."""
     shift = len(out) - 2 - len(batch)
@@ -84,9 +83,9 @@ def _weighted(b: Value, a_shape: Shape, mask: Mask, out: Shape) -> Field:
     nb, na = len(b.shape), len(a_shape)
     where = {d: d + n - nb for d in range(nb - 2)} | {nb - 2: n - 1, nb - 1: n}
     f = _batch(_moved(b.field.unmasked(), where), b.shape[:-2], out)
-    flags = renumber_part(mask.part, {d: d + n - na for d in range(na)})
-    f = blank(f, flags, wide, inside=True)
-    return drop_dims(reduce(f, (n - 1,)), (n - 1,), n + 1)
+    flags = moved_mask(mask, lambda p: renumber_part(p, {d: d + n - na for d in range(na)}))
+    assert flags is not None
+    return drop_dims(seen_hull(f, flags.part, wide, n - 1), (n - 1,), n + 1)
 
 
 @rule("mm", "bmm", "matmul", "mv", "dot", "vdot", "inner")
@@ -145,7 +144,8 @@ def add_product(call: Call, base: Value, a: Value, b: Value, *args: Any, **kwarg
     fields = [] if field is None else [field]
     if base.field is not None:
         fields.append(broadcast(base.field, base.shape, out))
-    return join(fields) if fields else None
+    joined = join(fields) if fields else None
+    return with_mask(joined, base, out, call.op) if base.field is None or base.field.mask is not None else joined
 
 
 @rule("addr")
@@ -181,7 +181,10 @@ def attention(q: Value, k: Value, v: Value, mask: Any, causal: bool, out: Shape)
     """softmax(q k^T) v. Each query keeps its own field; all keys it may see join, a prefix where causal."""
     t, s = q.shape[-2], k.shape[-2]
     n = len(out)
-    known = _allowed(mask, causal, (t, s), n)
+    known = _allowed(mask, (t, s), n)
+    if isinstance(known, Lost):
+        known = None
+        q = Value(q.shape, guessed(q.field, "scaled_dot_product_attention"))
     fields = []
     if q.field is not None:
         fields.append(_batch(reduce(q.field, (len(q.shape) - 1,)).unmasked(), q.shape[:-2], out))
@@ -199,26 +202,23 @@ def attention(q: Value, k: Value, v: Value, mask: Any, causal: bool, out: Shape)
             flags = known or _triangle(t, s, n)
             where = {d: d for d in range(n - 2)} | {n - 2: n - 1}
             wide = (*out[:-2], t, s)
-            seen = blank(_moved(keys, where), flags.part, wide, inside=True)
-            fields.append(reduce(seen, (n - 1,)))
+            fields.append(seen_hull(_moved(keys, where), flags, wide, n - 1))
         else:
             fields.append(reduce(keys, (n - 2,)))
     along = [touched(x.field, (len(x.shape) - 2,)) for x in (k, v) if x.field is not None]
     return mix(join(fields), [any(axis) for axis in zip(*along, strict=True)] if along else None)
 
 
-def _triangle(t: int, s: int, n: int) -> Mask:
-    blocked = ~np.tri(t, s, dtype=np.bool_)
-    return Mask(Part(blocked[None], (n - 2, n - 1)), True)
+def _triangle(t: int, s: int, n: int) -> Rows:
+    stops = np.minimum(np.arange(1, t + 1), s)[None]
+    return Rows(np.zeros_like(stops), stops, n - 2, n - 1, s)
 
 
-def _allowed(mask: Any, causal: bool, size: tuple[int, int], n: int) -> Mask | None:
+def _allowed(mask: Any, size: tuple[int, int], n: int) -> Part | Rows | Lost | None:
     """The blocked entries of a constant mask: False in a boolean one, -inf in an additive one."""
-    if not isinstance(mask, Value) or mask.const is None:
+    if not isinstance(mask, Value):
         return None
-    blocked = ~mask.const if not mask.const.is_floating_point() else mask.const == float("-inf")
-    shape = _merge((1,) * (n - 2) + size, tuple(blocked.shape))
-    return mask_of(blocked.expand(*([1] * (n - blocked.ndim)), *blocked.shape), shape, zero=True)
+    return mask_of(mask, _merge((1,) * (n - 2) + size, mask.shape), blocked_entries)
 
 
 def _merge(a: Shape, b: Shape) -> Shape:

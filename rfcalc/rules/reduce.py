@@ -6,7 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from ..field import AxisField, Field, Mask, Part, blank, drop_dims, join, mix, normalise, reduce, touched
+from ..field import (
+    AxisField,
+    Field,
+    Mask,
+    Part,
+    Rows,
+    blank,
+    drop_dims,
+    join,
+    mix,
+    normalise,
+    reduce,
+    seen_hull,
+    touched,
+    written_out,
+)
 from .registry import Call, Result, Value, Window, dim_of, dims_of, pointwise, rule, unknown
 from .window import group_channels
 
@@ -22,7 +37,9 @@ def reduced(call: Call, x: Value, dims: tuple[int, ...]) -> Result:
     if ndim > 2 and dims == tail:
         k = tuple(x.shape[2:])
         call.window = Window(k, (1,) * len(k), ((0, 0),) * len(k), (1,) * len(k))
-    field = reduce(field, dims).unmasked()
+    field = reduce(field, dims)
+    if field.mask is not None and not (field.mask.pending and call.op in ("sum", "mean")):  # of zeros, it is zero
+        field = field.unmasked()
     if len(out) != ndim:
         field = drop_dims(field, dims, ndim)
     return field if len(call.out) == 1 else (field,) * len(call.out)
@@ -59,15 +76,25 @@ def softmax(call: Call, x: Value, dim: int, *args: Any, **kwargs: Any) -> Result
     mask = field.mask
     if x.shape and x.shape[at] == 1:
         return field.unmasked()
-    seen = blank(field, mask.part, x.shape, inside=True) if mask is not None else field
+    if mask is not None and mask.zero:  # a 0 is a number like any other here
+        field, mask = field.unmasked(), None
+    if mask is not None and isinstance(mask.part, Rows) and mask.part.k != at:
+        field = written_out(field)
+        mask = field.mask
+    if mask is not None and isinstance(mask.part, Rows):
+        # What a row sees holds each of its unmasked elements, and nothing holds the others.
+        hull = mix(seen_hull(field, mask.part, x.shape, at))
+        return Field(hull.axes, hull.approx, Mask(mask.part, "log" not in call.op, pending=True))
+    flags = mask and mask.part
+    assert not isinstance(flags, Rows)
+    seen = blank(field, flags, x.shape, inside=True) if flags is not None else field
     row = _changed_only(seen, reduce(seen, (at,)))
     if row is None:
         return Field(field.axes, field.approx, mask and Mask(mask.part, True))
     result = mix(join([seen.unmasked(), row]), touched(seen, (at,)))
-    if mask is not None:  # 0 (or -inf), whatever the others are
-        result = blank(result, mask.part, x.shape, inside=True)
-    if "log" not in call.op and mask is not None:
-        return Field(result.axes, result.approx, Mask(mask.part, True))
+    if flags is not None:  # 0 (or -inf), whatever the others are
+        result = blank(result, flags, x.shape, inside=True)
+        return Field(result.axes, result.approx, Mask(flags, "log" not in call.op))
     return result
 
 

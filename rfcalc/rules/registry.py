@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..field import Field, Shape, broadcast, everything, join, mix
+from ..pattern import Pattern
 
 Result = Field | None | tuple[Field | None, ...]
 Rule = Callable[..., Result]
@@ -22,13 +23,15 @@ WriteBack = Callable[[Field | None, Field | None], Field | None]
 class Value:
     """What a rule may know of a tensor: its shape, its dependence, and its numbers where they are structure.
 
-    `const` is a small CPU tensor for masks and index tables (arange, tril, buffers), None where unknown.
+    `const` is a CPU tensor for masks and index tables (arange, tril, buffers), None where unknown; of a constant too
+    large to be built there is the `pattern`.
     """
 
-    __slots__ = ("const", "field", "shape")
+    __slots__ = ("const", "field", "pattern", "shape")
 
     def __init__(self, shape: Shape, field: Field | None = None, const: Any = None) -> None:
         self.shape, self.field, self.const = shape, field, const
+        self.pattern: Pattern | None = None
 
 
 class Window(NamedTuple):

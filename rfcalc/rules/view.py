@@ -24,6 +24,7 @@ from ..field import (
     everything,
     join,
     mix,
+    moved_mask,
     permute_part,
     reduce,
     renumber_part,
@@ -55,11 +56,9 @@ def taken(field: Field, dim: int, n: int, index: Index, step: int = 1) -> Field:
         runs = step != 1 and a.runs_along(dim)
         return a.with_parts([take_part(p, dim, n, index) for p in a.parts], a.jump * step if runs else None)
 
-    mask = field.mask
-    moved = field.each(change)
-    if mask is None:
-        return moved
-    return Field(moved.axes, moved.approx, mask._replace(part=take_part(mask.part, dim, n, index)))
+    mask = field.mask and moved_mask(field.mask, lambda p: take_part(p, dim, n, index))
+    moved = (field if mask is None else Field(field.axes, field.approx)).each(change)
+    return moved if mask is None else Field(moved.axes, moved.approx, mask)
 
 
 def _back_by_reshape(call: Call, old: Shape, new: Shape) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from rfcalc.field import EMPTY, Field, dense, forget, identity
+from rfcalc.field import EMPTY, Field, dense, forget, identity, written_out
 from rfcalc.rules import RULES, Call, Value
 
 
@@ -55,7 +55,7 @@ class Rules:
 
 def read(field: Field, shape: tuple[int, ...], window: Any) -> Answer:
     exact, free = [], []
-    for axis in field.axes:
+    for axis in written_out(field).axes:
         bounds, dims = dense(axis.parts, shape)
         positions = list(product(*(range(n) for n in shape)))
         cells = [bounds[(slice(None), *(p[d] for d in dims))] for p in positions]
