@@ -10,14 +10,41 @@ from samples import FINE, Verdict, all_cases, judge, subjects
 SUBJECTS = subjects()
 # One or two of every family of rules; in each, the ways to call it and the dtypes it takes.
 OPS = (
-    "abs add clamp where mul bitwise_and argmax amin std cumsum logsumexp flip roll tril diag_embed as_strided "
+    "abs add clamp where mul argmax amin std cumsum logsumexp flip roll tril diag_embed as_strided "
     "index_select gather scatter take_along_dim masked_fill unfold stack split chunk unbind narrow permute movedim "
     "squeeze unflatten tensor_split repeat tile matmul einsum bmm linalg.inv fft.fft sort topk searchsorted "
     "nn.functional.conv2d nn.functional.conv_transpose1d nn.functional.max_pool2d nn.functional.avg_pool2d "
     "nn.functional.adaptive_avg_pool2d nn.functional.pad.reflect nn.functional.pixel_shuffle nn.functional.layer_norm "
-    "nn.functional.unfold nn.functional.linear nn.functional.embedding nn.functional.relu nn.functional.softmin "
-    "nn.BatchNorm2d nn.Conv1d nn.LSTM nn.Linear nn.Upsample nn.TransformerEncoderLayer"
+    "nn.functional.unfold nn.functional.interpolate.bilinear nn.functional.linear nn.functional.embedding nn.functional.relu "
+    "nn.functional.softmin "
+    "nn.BatchNorm2d nn.Conv1d nn.LSTM nn.Linear nn.TransformerEncoderLayer"
 ).split()
+# What is known to be wrong; a mend takes its line away.
+KNOWN = {
+    "abs": "level 2 ignores out=",
+    "as_strided": "in place it changes the shape",
+    "index_select": "an out= buffer is resized",
+    "gather": "an out= buffer is resized",
+    "scatter": "reduce= keeps what was there",
+    "squeeze": "in place it changes the shape",
+    "tensor_split": "a constant index is moved off the CPU",
+    "matmul": "level 2 knows no out=",
+    "bmm": "level 2 knows no out=",
+    "nn.functional.conv2d": "a bias that depends on the input; a negative dilation",
+    "nn.functional.conv_transpose1d": "a bias that depends on the input",
+    "nn.functional.max_pool2d": "level 2 accepts a map without positions",
+    "nn.functional.avg_pool2d": "level 2 knows no out= and accepts a negative padding",
+    "nn.functional.adaptive_avg_pool2d": "level 2 on a map without a batch",
+    "nn.functional.layer_norm": "a weight that depends on the input",
+    "nn.functional.linear": "level 2 knows no out=",
+    "nn.functional.embedding": "a table that depends on the input",
+    "nn.BatchNorm2d": "level 2 accepts a negative eps",
+}
+
+
+def _marked(name):
+    marks = [pytest.mark.xfail(reason=KNOWN[name], strict=True)] if name in KNOWN else []
+    return pytest.param(name, marks=marks)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,9 +56,12 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", [n for n in OPS if n in SUBJECTS])
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [_marked(n) for n in OPS])
 def test_sample(name):
-    verdicts = [c if isinstance(c, Verdict) else judge(c) for c in all_cases(SUBJECTS[name], 2)]
+    if name not in SUBJECTS:
+        pytest.skip("this torch has no samples of it")
+    verdicts = [c if isinstance(c, Verdict) else judge(c) for c in all_cases(SUBJECTS[name], 2, [torch.float32])]
     wrong = [f"{v.kind}: {v.variant} {v.dtype} ({v.text}): {v.detail}" for v in verdicts if v.kind not in FINE]
     assert wrong == []
     assert any(v.kind.startswith("ok") or v.kind == "loose" for v in verdicts), "every sample was skipped"

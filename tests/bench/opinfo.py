@@ -27,7 +27,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from samples import CLASSES, FINE, Verdict, all_cases, judge, subjects  # noqa: E402
+from samples import CLASSES, FINE, Verdict, all_cases, judge, subjects
 
 OP_SECONDS = 40.0  # of the processor, for one op; samples beyond it are not run
 
