@@ -499,9 +499,10 @@ def _against_perturbation(
             found.append(("loose", f"{kind} {_interval(claim, moved, k, a, o)}"))
     if verdict.ops:
         found = [f for f in found if f[0] != "loose"]
-    if any(f.is_floating_point() or f.is_complex() for f in flats) and not any("UNSOUND" in f[0] for f in found):
-        shown = reach(model, flats, base, seed, nan=True) if _all_fractions(flats) else None
-        if shown and any(_compare(claim.bounds[k], shown, k)[0] is not None for k in range(len(kinds))):
+    # LAPACK may bring the process down when it meets a NaN.
+    if _all_fractions(flats) and not case.op.startswith("linalg") and not any("UNSOUND" in f[0] for f in found):
+        shown = reach(model, flats, base, seed, nan=True)
+        if any(_compare(claim.bounds[k], shown, k)[0] is not None for k in range(len(kinds))):
             verdict.flags += ("NaN shows more",)
     return found
 

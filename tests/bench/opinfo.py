@@ -70,6 +70,8 @@ def sweep(names: list[str], count: int, processes: int, stream: TextIO | None) -
                 if process.exitcode:
                     why = f"the process ended with {process.exitcode}"
                     found.append(asdict(Verdict(name, "", "", -1, "CRASH", why)))
+                    if stream:
+                        print(json.dumps(found[-1]), file=stream, flush=True)
                 if sys.stderr.isatty():
                     print(f"\r{len(names) - len(waiting)} of {len(names)} {name:60.60}", end="", file=sys.stderr)
     return found
