@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rfcalc.design import split_target
+from rfcalc.designs.design import split_target
 from rfcalc.errors import DesignError, NoDesignError, RfcalcError
 
 from .shared import Debug, Input, Layout, complain, emit, write_bytes
 
 if TYPE_CHECKING:
-    from rfcalc.annotate import Annotation
-    from rfcalc.config import Settings
-    from rfcalc.find import Target
+    from rfcalc.designs.targets import Target
+    from rfcalc.gate.settings import Settings
+    from rfcalc.render.comments import Annotation
 
 Files = Annotated[
     list[str],
@@ -99,7 +99,7 @@ def command(
 
 def _by_file(files: Sequence[str]) -> tuple[dict[Path, list[Target]], int]:
     """The designs of each file, and how many files surely hold none."""
-    from rfcalc.find import find_targets
+    from rfcalc.designs.targets import find_targets
 
     found = find_targets(files)
     targets: dict[Path, list[Target]] = {}
@@ -114,8 +114,8 @@ def _annotations(
     targets: Mapping[Path, Sequence[Target]], flags: dict[str, object], config: Path | None, timeout: int, debug: bool
 ) -> list[Annotation | RfcalcError | None]:
     """What annotating does to each file, or why that cannot be told. Their code runs in a process of its own."""
-    from rfcalc.config import settings_for
-    from rfcalc.workers import Job, call_all
+    from rfcalc.gate.settings import settings_for
+    from rfcalc.gate.workers import Job, call_all
 
     answers: dict[Path, Annotation | RfcalcError | None] = {}
     calls: dict[Path, Job[Annotation | None]] = {}
@@ -133,8 +133,8 @@ def _annotations(
 
 def _annotation(file: Path, targets: Sequence[str], settings: Settings) -> Annotation | None:
     """What annotating does to one file; None when it defines no design. Runs its code in this process."""
-    from rfcalc.annotate import Makers, annotated, comments_on
-    from rfcalc.judge import configured, kept_apart
+    from rfcalc.gate.verdict import configured, kept_apart
+    from rfcalc.render.comments import Makers, annotated, comments_on
 
     designs = []
     try:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from rfcalc.design import split_target
+from rfcalc.designs.design import split_target
 from rfcalc.errors import ConfigError, DesignError, RfcalcError
 
 from .shared import FILE, Debug, Input, Layout, complain, emit, screen, write_file
 
 if TYPE_CHECKING:
-    from rfcalc.config import Settings
-    from rfcalc.find import Found, Target
+    from rfcalc.designs.targets import Found, Target
+    from rfcalc.gate.settings import Settings
 
 
 def _complete_format(incomplete: str) -> list[str]:
@@ -117,7 +117,7 @@ def command(
       rfcalc check models --base main --format github
       rfcalc check --show-config models/step1.py
     """
-    from rfcalc.config import checked_flags, default_targets, rows
+    from rfcalc.gate.settings import checked_flags, default_targets, rows
     from rfcalc.render.verdicts import checked_format, verdicts
 
     checked_format(fmt)
@@ -145,9 +145,9 @@ def command(
         _write("\n\n".join(_config_text(target, rows(applies)) for target, applies in settings.items()), output)
         return 0
     with _since(base, list(settings)) as (chosen, former, copied):
-        from rfcalc.config import Settings
-        from rfcalc.judge import unjudged
-        from rfcalc.workers import Task, judge_all
+        from rfcalc.gate.settings import Settings
+        from rfcalc.gate.verdict import unjudged
+        from rfcalc.gate.workers import Task, judge_all
 
         tasks = [Task(target.target, settings[target]) for target in chosen]
         tasks += [Task(old, settings[target], remarks=False, copied=copied) for target, old in former.items()]
@@ -196,7 +196,7 @@ def _found(targets: Sequence[str]) -> tuple[Found, dict[str, RfcalcError]]:
 
     Raises DesignError where nothing is left.
     """
-    from rfcalc.find import find_targets
+    from rfcalc.designs.targets import find_targets
 
     try:
         return find_targets(targets), {}
@@ -220,7 +220,7 @@ def _settings(
 
     Raises ConfigError when `config` is, or every target's.
     """
-    from rfcalc.config import settings_for
+    from rfcalc.gate.settings import settings_for
 
     settings = {}
     for target in targets:
@@ -281,7 +281,7 @@ def _since(base: str | None, targets: list[Target]) -> Iterator[_Chosen]:
     if base is None:
         yield _Chosen(targets, {}, None)
         return
-    from rfcalc.history import changed_designs, repository, snapshot
+    from rfcalc.designs.revisions import changed_designs, repository, snapshot
 
     files: dict[Target, Path] = {}
     for target in targets:

@@ -29,10 +29,10 @@ from .shared import (
 from .table import complete_format
 
 if TYPE_CHECKING:
-    from rfcalc.design import Design
-    from rfcalc.judge import Verdict
-    from rfcalc.report import Report
-    from rfcalc.train.record import Run
+    from rfcalc.analysis.report import Report
+    from rfcalc.designs.design import Design
+    from rfcalc.gate.verdict import Verdict
+    from rfcalc.train.description import Run
 
 
 def _complete_sort(incomplete: str) -> list[str]:
@@ -126,14 +126,14 @@ def _compared(
     targets: list[str], flags: dict[str, object], config: Path | None, level: int, runs: Path
 ) -> Iterator[tuple[Verdict, Report, Run | None]]:
     """Verdict, report and latest run of every design, in order; files of a search that define none are passed over."""
-    from rfcalc.config import settings_for
-    from rfcalc.find import find_targets
+    from rfcalc.designs.targets import find_targets
+    from rfcalc.gate.settings import settings_for
 
     found = find_targets(targets)
     settings = [settings_for(target.file, config=config, flags=flags) for target in found.targets]
     import_torch()
-    from rfcalc.gate import check
-    from rfcalc.judge import Verdict, figures
+    from rfcalc.gate.budget import check
+    from rfcalc.gate.verdict import Verdict, figures
 
     trained = _trained(runs)
     for target, applies in zip(found.targets, settings, strict=True):
@@ -162,7 +162,7 @@ def _trained(runs: Path) -> dict[str, Run]:
     """The newest finished runs by the fingerprint of their design; what is damaged is told of and left out."""
     if not runs.is_dir():
         return {}
-    from rfcalc.train.record import newest
+    from rfcalc.train.run_folder import newest
 
     found, damaged = newest(runs)
     for error in damaged:
@@ -173,7 +173,7 @@ def _trained(runs: Path) -> dict[str, Run]:
 def _run(design: Design, trained: dict[str, Run]) -> Run | None:
     if not trained:
         return None
-    from rfcalc.train.record import fingerprint
+    from rfcalc.train.description import fingerprint
 
     with own_stdout():
         return trained.get(fingerprint(design))

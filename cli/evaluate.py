@@ -17,11 +17,11 @@ from .shared import Debug, Input, complain, emit, import_torch, own_stdout
 from .trained import DataDirOption, Device, DeviceOption, MeanOption, StdOption, designed, fitted, numbers
 
 if TYPE_CHECKING:
-    from rfcalc.design import Design
+    from rfcalc.designs.design import Design
     from rfcalc.train.data import DataSet
-    from rfcalc.train.record import Run
-    from rfcalc.train.use import Trained
+    from rfcalc.train.description import Run
     from rfcalc.train.verdict import Weights
+    from rfcalc.train.weights import Trained
 
 
 class _Kinds(StrEnum):
@@ -81,10 +81,12 @@ def command(
     import_torch()
     import torch
 
-    from rfcalc.render.use import scores_json, scores_text
-    from rfcalc.train.loop import pick_device, require_fit
-    from rfcalc.train.record import read
-    from rfcalc.train.use import find, normalisation, pick, recorded, score
+    from rfcalc.render.inference import scores_json, scores_text
+    from rfcalc.train.evaluation import require_fit
+    from rfcalc.train.inference import normalisation, recorded, score
+    from rfcalc.train.loop import pick_device
+    from rfcalc.train.run_folder import read
+    from rfcalc.train.weights import find, pick
 
     where = pick_device(device.value)
     given = (numbers("--mean", mean), numbers("--std", std))
@@ -117,7 +119,7 @@ def _design(run: Run | None, target: str | None, input_shape: str | None, traine
 
 def _data(run: Run | None, design: Design, dataset: str | None, data_dir: Path | None, trained: Trained) -> DataSet:
     from rfcalc.train.data import load as load_data
-    from rfcalc.train.use import image_shape
+    from rfcalc.train.inference import image_shape
 
     if run is not None and dataset is None:
         return data_of(run, data_dir)

@@ -18,9 +18,9 @@ from .trained import DataDirOption, DesignTarget, KindOption, SeedOption, Weight
 if TYPE_CHECKING:
     from torch import nn
 
-    from rfcalc.design import Design
+    from rfcalc.designs.design import Design
     from rfcalc.train.export import Checked
-    from rfcalc.train.use import Trained
+    from rfcalc.train.weights import Trained
 
 _REAL = 256
 """Test images that are compared."""
@@ -55,9 +55,9 @@ def command(
     if not tolerance >= 0 or not math.isfinite(tolerance):
         raise InputError(f"--tolerance {tolerance}: expected a number, 0 or more")
     import_torch()
-    from rfcalc.render.use import export_json, export_text
+    from rfcalc.render.inference import export_json, export_text
     from rfcalc.train.export import Export, compared, exported, properties
-    from rfcalc.train.use import normalisation
+    from rfcalc.train.inference import normalisation
 
     trained = asked(weights, kind, seed)
     design = designed(target, input_shape, trained)
@@ -93,7 +93,7 @@ def _on_data(model: nn.Module, content: bytes, trained: Trained, weights: Path, 
 
     from rfcalc.train.data import normalise
     from rfcalc.train.export import Checked, difference
-    from rfcalc.train.record import read
+    from rfcalc.train.run_folder import read
 
     folder = weights if weights.is_dir() else weights.parent
     if not (folder / "config.json").is_file() or not trained.about.mean:

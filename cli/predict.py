@@ -29,7 +29,7 @@ from .trained import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rfcalc.train.use import Answer, Normal
+    from rfcalc.train.inference import Answer, Normal
 
 
 def command(
@@ -64,9 +64,9 @@ def command(
     import_torch()
     import torch
 
-    from rfcalc.render.use import about_text, answer_text, answers_json, normal_text
+    from rfcalc.render.inference import about_text, answer_text, answers_json, normal_text
+    from rfcalc.train.inference import answers, image_shape, normalisation
     from rfcalc.train.loop import pick_device
-    from rfcalc.train.use import answers, image_shape, normalisation
 
     where = pick_device(device.value)
     given = (numbers("--mean", mean), numbers("--std", std))
@@ -101,7 +101,7 @@ def _read(
 ) -> tuple[list[Answer], list[Tensor]]:
     """An answer without guesses for each file, and the pixels of those that could be read."""
     from rfcalc.train.data import read_image
-    from rfcalc.train.use import Answer, oddity
+    from rfcalc.train.inference import Answer, oddity
 
     replies, pixels = [], []
     for file in images:

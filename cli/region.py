@@ -11,7 +11,7 @@ from rfcalc.errors import InputError
 from .shared import Debug, Input, Layout, Level, Target, analyzed, emit, load
 
 if TYPE_CHECKING:
-    from rfcalc.report import LayerRow, Region
+    from rfcalc.analysis.report import LayerRow, Region
 
 
 def command(

@@ -10,9 +10,9 @@ import typer
 from .shared import Debug, emit, import_torch, own_stdout
 
 if TYPE_CHECKING:
-    from rfcalc.design import Design
+    from rfcalc.designs.design import Design
     from rfcalc.train.data import DataSet
-    from rfcalc.train.record import Run
+    from rfcalc.train.description import Run
 
 
 def command(
@@ -38,7 +38,7 @@ def command(
     """
     import_torch()
     from rfcalc.render.training import verdict_text
-    from rfcalc.train.record import read
+    from rfcalc.train.run_folder import read
 
     found = read(run)
     file = write_report(found, *parts_of(found, design, data_dir))
@@ -53,9 +53,9 @@ def parts_of(run: Run, target: str | None, data_dir: Path | None) -> tuple[Desig
 
 def design_of(run: Run, target: str | None) -> Design:
     """The design of a run, as it was. Raises RunError when it is no longer what it was."""
-    from rfcalc.design import load_design
+    from rfcalc.designs.design import load_design
     from rfcalc.errors import RunError
-    from rfcalc.train.record import fingerprint
+    from rfcalc.train.description import fingerprint
 
     config = run.config
     with own_stdout():
@@ -72,7 +72,7 @@ def data_of(run: Run, data_dir: Path | None, *, download: bool = True) -> DataSe
     """The data of a run, as they were. Raises RunError when they are no longer what they were, DataError."""
     from rfcalc.errors import RunError
     from rfcalc.train.data import load
-    from rfcalc.train.record import data_fingerprint
+    from rfcalc.train.description import data_fingerprint
 
     config = run.config
     with own_stdout():

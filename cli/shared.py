@@ -18,9 +18,9 @@ from rfcalc.errors import RfcalcError
 from rfcalc.files import write_whole
 
 if TYPE_CHECKING:
-    from rfcalc.config import Settings
-    from rfcalc.design import Design
-    from rfcalc.report import Report
+    from rfcalc.analysis.report import Report
+    from rfcalc.designs.design import Design
+    from rfcalc.gate.settings import Settings
 
 Target = Annotated[
     str,
@@ -102,8 +102,8 @@ def load(target: str, input_text: str | None) -> Design:
 
     Raises DesignError, or InputError when its input shape is malformed or not known.
     """
-    from rfcalc.config import Settings
-    from rfcalc.design import parse_shape
+    from rfcalc.designs.shapes import parse_shape
+    from rfcalc.gate.settings import Settings
 
     shape = None if input_text is None else parse_shape(input_text)
     return load_with(target, Settings(input_shape=shape, input_wins=True))
@@ -111,7 +111,7 @@ def load(target: str, input_text: str | None) -> Design:
 
 def load_with(target: str, settings: Settings) -> Design:
     """The design that a target names, with the input shape that its settings give it. Raises as `load` does."""
-    from rfcalc.judge import configured
+    from rfcalc.gate.verdict import configured
 
     import_torch()
     with own_stdout():
@@ -120,7 +120,7 @@ def load_with(target: str, settings: Settings) -> Design:
 
 def analyzed(design: Design, layout: str | None, level: int) -> Report:
     """The report of a design. Raises the RfcalcErrors of `Design.build` and `analyze`."""
-    from rfcalc.judge import reported
+    from rfcalc.gate.verdict import reported
 
     with own_stdout():
         return reported(design, layout=layout, level=level)

@@ -17,7 +17,7 @@ def command(target: Target, input_shape: Input = None, debug: Debug = False) -> 
     Example:
       rfcalc summary models/step8.py
     """
-    from rfcalc.design import one_line
+    from rfcalc.text import one_line
 
     design = load(target, input_shape)
     import torchinfo
@@ -40,7 +40,7 @@ def inputs(given: Any) -> dict[str, Any]:
     """A design's inputs as torchinfo takes them, with a batch of one."""
     import torch
 
-    from rfcalc.inputs import Inputs
+    from rfcalc.analysis.inputs import Inputs
 
     args, kwargs, _ = Inputs.of(given).tensors(torch.float32, "cpu")
     return {"input_data": kwargs or args}

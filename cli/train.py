@@ -23,7 +23,7 @@ from .shared import Debug, Input, complain, emit, import_torch, load, own_stdout
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from rfcalc.design import Design
+    from rfcalc.designs.design import Design
     from rfcalc.train.data import DataSet
     from rfcalc.train.loop import Epoch, Progress, State
     from rfcalc.train.recipe import Recipe
@@ -214,10 +214,12 @@ def _started(target: str, given: _Given, data_dir: Path | None) -> tuple[Recorde
     import torch
 
     from rfcalc.train.data import load as load_data
-    from rfcalc.train.loop import pick_device, require_trainable
-    from rfcalc.train.record import create, describe
+    from rfcalc.train.description import describe
+    from rfcalc.train.evaluation import require_trainable
+    from rfcalc.train.inference import image_shape
+    from rfcalc.train.loop import pick_device
+    from rfcalc.train.record import create
     from rfcalc.train.seeds import THREADS
-    from rfcalc.train.use import image_shape
 
     device = pick_device(given.device or "auto")
     design = load(target, given.input)

@@ -16,9 +16,9 @@ from .shared import complain, load, own_stdout
 if TYPE_CHECKING:
     from torch import nn
 
-    from rfcalc.design import Design
-    from rfcalc.train.use import Trained
+    from rfcalc.designs.design import Design
     from rfcalc.train.verdict import Weights
+    from rfcalc.train.weights import Trained
 
 
 class Device(StrEnum):
@@ -79,7 +79,7 @@ DataDirOption = Annotated[
 
 def asked(place: Path, kind: Kind | None, seed: int | None) -> Trained:
     """The weights that a command line names. Raises RunError when there are none such."""
-    from rfcalc.train.use import best_known, find, pick
+    from rfcalc.train.weights import best_known, find, pick
 
     return best_known(pick(find(place), weights=_WANTED[kind], seed=seed))
 
@@ -97,8 +97,8 @@ def fitted(design: Design, trained: Trained) -> nn.Module:
 
     Raises as `fit` does.
     """
-    from rfcalc.train.record import fingerprint
-    from rfcalc.train.use import fit
+    from rfcalc.train.description import fingerprint
+    from rfcalc.train.inference import fit
 
     about = trained.about
     with own_stdout():

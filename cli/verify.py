@@ -11,7 +11,7 @@ import typer
 from .shared import Debug, Input, Layout, Level, Target, analyzed, emit, load, own_stdout
 
 if TYPE_CHECKING:
-    from rfcalc.oracle import Check
+    from rfcalc.proof.boxes import Check
 
 _MOST_NAMED = 3
 
@@ -43,7 +43,7 @@ def command(
     design = load(target, input_shape)
     report = analyzed(design, layout, level)
     names = [report.row(name).name for name in layers] if layers else None
-    from rfcalc.oracle import prepare
+    from rfcalc.proof.oracle import prepare
 
     with own_stdout():
         oracle = prepare(design.build_real(), design.input_shape, report, layers=names, seed=seed, layout=layout)

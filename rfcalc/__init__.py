@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import rules as rules
-    from .design import Design, load_design
-    from .errors import (
+    from rfcalc.analysis.analyze import analyze
+    from rfcalc.analysis.report import Axis, LayerRow, Region, Report
+    from rfcalc.analysis.rules import register
+    from rfcalc.designs.design import Design, load_design
+    from rfcalc.errors import (
         ConfigError,
         DesignError,
         ForwardError,
@@ -16,23 +18,23 @@ if TYPE_CHECKING:
         NoDesignError,
         RfcalcError,
     )
-    from .gate import Budget, Violation, check
-    from .inputs import Axis
-    from .report import LayerRow, Region, Report, analyze
+    from rfcalc.gate.budget import Budget, Violation, check
 
 __all__ = [
     "Axis", "Budget", "ConfigError", "Design", "DesignError", "ForwardError", "HistoryError", "InputError", "LayerRow",
     "NoDesignError", "Region", "Report", "RfcalcError", "Violation", "analyze", "check", "load_design",
+    "register",
 ]  # fmt: skip
 
 _HOMES = {
-    "design": ("Design", "load_design"),
+    "analysis.analyze": ("analyze",),
+    "analysis.report": ("Axis", "LayerRow", "Region", "Report"),
+    "analysis.rules": ("register",),
+    "designs.design": ("Design", "load_design"),
     "errors": (
         "ConfigError", "DesignError", "ForwardError", "HistoryError", "InputError", "NoDesignError", "RfcalcError",
     ),
-    "gate": ("Budget", "Violation", "check"),
-    "inputs": ("Axis",),
-    "report": ("LayerRow", "Region", "Report", "analyze"),
+    "gate.budget": ("Budget", "Violation", "check"),
 }  # fmt: skip
 
 
@@ -40,9 +42,11 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: the command line must answer `--help` without importing torch."""
     import importlib
 
-    if name == "rules":
-        return importlib.import_module(".rules", __name__)
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(importlib.import_module(f".{home}", __name__), name)
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from rfcalc.train.description import Config, Run
 from rfcalc.train.loop import Epoch
 from rfcalc.train.recipe import OURS
-from rfcalc.train.record import Config, Run
 from rfcalc.train.verdict import Claim
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from fractions import Fraction
 
-from rfcalc.report import Axis, LayerRow, Report
+from rfcalc.analysis.report import Axis, LayerRow, Report
 
 ONE = (Fraction(1), Fraction(1))
 

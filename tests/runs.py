@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from textwrap import dedent
 
-from rfcalc.design import load_design
-from rfcalc.train import record
+from rfcalc.designs.design import load_design
+from rfcalc.train import description, record
 from rfcalc.train.data import load
 from rfcalc.train.loop import train
 from rfcalc.train.recipe import OURS
@@ -34,7 +34,7 @@ def trained_run(home: Path, *, seeds=(1,), ema=0.99, epochs=3) -> Path:
     design, data = load_design(str(home / "net.py")), digits()
     recipe = dataclasses.replace(OURS, epochs=epochs, batch_size=32, augmentation=(), ema=ema)
     claim = Claim(last=1, weights="ema" if ema else "raw")
-    config = record.describe(design, data, recipe, seeds=seeds, device="cpu", amp=False, claim=claim)
+    config = description.describe(design, data, recipe, seeds=seeds, device="cpu", amp=False, claim=claim)
     with record.create(config, home / "runs") as recorder:
         for seed in seeds:
             for epoch, state in train(design.build_real, data, recipe, seed=seed):

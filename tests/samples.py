@@ -29,7 +29,7 @@ from torch.testing._internal.common_modules import module_db
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 import rfcalc
-from rfcalc.field import EMPTY, dense
+from rfcalc.analysis.parts import EMPTY, dense
 
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.complex64)
 MAX_ELEMENTS = 2_000  # larger samples are skipped

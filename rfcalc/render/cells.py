@@ -12,9 +12,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rfcalc.inputs import Axis
-    from rfcalc.judge import Figures
-    from rfcalc.report import LayerRow, Report
+    from rfcalc.analysis.report import Axis, LayerRow, Report
+    from rfcalc.gate.verdict import Figures
 
 HEADINGS = {
     "name": "layer",

@@ -16,16 +16,15 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rfcalc.errors import RfcalcError
-
-from .cells import HEADINGS, atom, cell, changes, collapsed, figure_texts, nearest
-from .page import BOLD, DIM, GREEN, RED, YELLOW, Page, ascii_format, colored, fitted, styled, wrapped
-from .table import DEFAULT_FORMAT, checked_format, selected
-from .training import held, verdict_values
+from rfcalc.render.cells import HEADINGS, atom, cell, changes, collapsed, figure_texts, nearest
+from rfcalc.render.page import BOLD, DIM, GREEN, RED, YELLOW, Page, ascii_format, colored, fitted, styled, wrapped
+from rfcalc.render.table import DEFAULT_FORMAT, checked_format, selected
+from rfcalc.render.training import held, verdict_values
 
 if TYPE_CHECKING:
-    from rfcalc.judge import Verdict
-    from rfcalc.report import LayerRow, Report
-    from rfcalc.train.record import Run
+    from rfcalc.analysis.report import LayerRow, Report
+    from rfcalc.gate.verdict import Verdict
+    from rfcalc.train.description import Run
     from rfcalc.train.verdict import Verdict as TrainVerdict
 
     Trained = Mapping[str, tuple[Run, TrainVerdict]]
@@ -47,7 +46,7 @@ _TRAINED = "; trained: on what, the lowest of the last epochs of the latest run,
 
 def sort_keys() -> list[str]:
     """What `comparison` can sort by: the design's name and the figures."""
-    from rfcalc.judge import Figures
+    from rfcalc.gate.verdict import Figures
 
     return ["design", *(field.name for field in dataclasses.fields(Figures))]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rfcalc.train.analysis import Analysis
     from rfcalc.train.data import DataSet
-    from rfcalc.train.record import Run
+    from rfcalc.train.description import Run
 
 _TRAIN, _RAW, _EMA, _TARGET = "tab:gray", "tab:blue", "tab:orange", "tab:red"
 _COLUMNS = 8

@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rfcalc.errors import RfcalcError
-
-from .cells import HEADINGS, cell, collapsed, in_bytes, mark_of, nearest, per_axis, text_of
-from .page import BOLD, DIM, YELLOW, Page, ascii_format, colored, fitted, styled, wrapped
+from rfcalc.render.cells import HEADINGS, cell, collapsed, in_bytes, mark_of, nearest, per_axis, text_of
+from rfcalc.render.page import BOLD, DIM, YELLOW, Page, ascii_format, colored, fitted, styled, wrapped
 
 if TYPE_CHECKING:
-    from rfcalc.report import LayerRow, Report
+    from rfcalc.analysis.report import LayerRow, Report
 
 Rows = Literal["default", "geometry", "all"]
 
@@ -53,7 +52,7 @@ def checked_format(fmt: str) -> str:
 
 def checked_columns(text: str) -> list[str]:
     """`n_out,r_out` -> field names of LayerRow. Raises RfcalcError that gives the nearest names, or all of them."""
-    from rfcalc.report import LayerRow
+    from rfcalc.analysis.report import LayerRow
 
     known = LayerRow._fields
     names = [name.strip() for name in text.split(",")]

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import tabulate
 
-from .cells import atom
-from .page import wrapped
+from rfcalc.render.cells import atom
+from rfcalc.render.page import wrapped
 
 if TYPE_CHECKING:
     from rfcalc.train.analysis import Analysis
+    from rfcalc.train.description import Config, Run
     from rfcalc.train.loop import Epoch
-    from rfcalc.train.record import Config, Run
     from rfcalc.train.verdict import Claim, Interval, Judged, Seed, Verdict
 
 _NAMES = {"ema": "EMA", "raw": "raw"}

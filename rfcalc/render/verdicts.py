@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 from urllib.parse import quote
 
 from rfcalc.errors import RfcalcError
-from rfcalc.gate import Budget, Caution
-
-from .cells import atom, changes, collapsed, figure_texts, nearest
-from .page import BOLD, DIM, GREEN, RED, YELLOW, Page, fitted, styled, wrapped
+from rfcalc.gate.budget import Budget
+from rfcalc.gate.cautions import Caution
+from rfcalc.render.cells import atom, changes, collapsed, figure_texts, nearest
+from rfcalc.render.page import BOLD, DIM, GREEN, RED, YELLOW, Page, fitted, styled, wrapped
 
 if TYPE_CHECKING:
-    from rfcalc.advice import Advice
-    from rfcalc.gate import Violation
-    from rfcalc.judge import Verdict
+    from rfcalc.gate.advice import Advice
+    from rfcalc.gate.budget import Violation
+    from rfcalc.gate.verdict import Verdict
 
 SCHEMA = "rfcalc.verdict/1"  # described by rfcalc/schemas/verdict-1.json
 _SHOWN_LAYERS = 4

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from rfcalc.design import Design
+from rfcalc.designs.design import Design
 from rfcalc.errors import RunError, extra
 from rfcalc.train.data import DataSet, Split
-from rfcalc.train.loop import Epoch, outputs
-from rfcalc.train.record import Run, weights_of
+from rfcalc.train.description import Run
+from rfcalc.train.evaluation import outputs
+from rfcalc.train.loop import Epoch
+from rfcalc.train.run_folder import weights_of
 from rfcalc.train.verdict import CONFIDENCE, Interval, Weights, correct_of, interval
 
 

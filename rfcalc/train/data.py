@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rfcalc.design import one_line
 from rfcalc.errors import DataError, extra
+from rfcalc.text import one_line
 
 DIGITS = tuple("0123456789")
 _AGAIN = "delete what is damaged, and it is downloaded again"

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rfcalc.design import one_line
 from rfcalc.errors import ForwardError, InputError, RfcalcError, extra
-from rfcalc.train.use import About, Normal
+from rfcalc.text import one_line
+from rfcalc.train.inference import Normal
+from rfcalc.train.weights import About
 
 INPUT, OUTPUT = "images", "scores"
 _SIZES = (1, 3, 60)

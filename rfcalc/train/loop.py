@@ -4,18 +4,15 @@
 ...     print(epoch.epoch, epoch.test_correct, epoch.ema_correct)
 
 The same seed, machine, number of threads and options give the same numbers, in one go or resumed. What is random has
-generators of its own, whose states are part of `State`; the caller's random state is left as it was.
-"""
+generators of its own, whose states are part of `State`; the caller's random state is left as it was."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,16 +23,16 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from rfcalc.design import one_line
-from rfcalc.errors import ForwardError, InputError, NotFiniteError, RfcalcError
+from rfcalc.errors import ForwardError, NotFiniteError, RfcalcError
+from rfcalc.text import one_line
 from rfcalc.train.augment import apply, draw
-from rfcalc.train.data import DataSet, Split, normalise
+from rfcalc.train.data import DataSet, normalise
+from rfcalc.train.evaluation import batch_sizes, evaluate, require_trainable
+from rfcalc.train.fused import fuse
+from rfcalc.train.graph import Captured, cudnn, keep_memory
 from rfcalc.train.optim import BY_BATCH, Choice, build, build_schedule, shares
-from rfcalc.train.quick import fuse
 from rfcalc.train.recipe import Recipe
 
-_EVALUATED = 500
-"""Images evaluated at once: enough to fill a CPU, few enough that activations stay in its cache."""
 _CHECKED = 32
 """Steps between looks for a loss that is not finite. On a GPU a look waits for it, so there is one at the end."""
 _TRIED = 64
@@ -182,7 +179,7 @@ class _Training:
     ) -> None:
         self.data, self.recipe, self.seed, self.device, self.amp = data, recipe, seed, torch.device(device), amp
         if device == "cpu":
-            _keep_memory()
+            keep_memory()
         self.epoch = 0
         self.noise: list[Tensor] | None = None
         self.shuffle = torch.Generator().manual_seed(seed)
@@ -192,7 +189,7 @@ class _Training:
             if device == "cpu":
                 fuse(self.model)
             require_trainable(self.model, data)
-        self.sizes = _batch_sizes(len(data.train), recipe.batch_size)
+        self.sizes = batch_sizes(len(data.train), recipe.batch_size)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema else None
         self.averaged = (_averaged(self.ema), _averaged(self.model)) if self.ema else None
         graphed = device == "cuda" and recipe.optimizer.name in ("Muon", "AdamW", "Adam") and _only_rate(recipe)
@@ -201,7 +198,7 @@ class _Training:
         self.schedules = [
             build_schedule(recipe.schedule, optimizer, total) for optimizer in self.optimizers if recipe.schedule
         ]
-        self.step = _Captured(self._step) if graphed else self._step
+        self.step = Captured(self._step) if graphed else self._step
 
     def _shares(self) -> list[tuple[Choice, list[nn.Parameter]]]:
         """Who trains what, by the network as it was built: the same when a run is resumed."""
@@ -393,68 +390,6 @@ class _Training:
                 source.set_rng_state(before)
 
 
-# --- evaluation ----------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, split: Split, data: DataSet) -> tuple[float, int]:
-    """Mean loss and number of images right, in evaluation mode and float32; `data` says how images are normalised."""
-    loss, correct = 0.0, 0
-    for output, labels in outputs(model, split, data):
-        loss += float(cross_entropy(output, labels, reduction="sum"))
-        correct += int((output.argmax(1) == labels).sum())
-    return loss / len(split), correct
-
-
-@torch.no_grad()
-def outputs(model: nn.Module, split: Split, data: DataSet) -> list[tuple[Tensor, Tensor]]:
-    """What a model makes of every image, in evaluation mode and float32, a few hundred images at once.
-
-    Pairs of outputs [n, classes] and true classes [n], on the split's device; `data` says how images are normalised.
-    """
-    was = model.training
-    model.eval()
-    found = []
-    with _cudnn(allow_tf32=False):
-        for rows in torch.split(torch.arange(len(split), device=split.labels.device), _EVALUATED):
-            images, labels = split.batch(rows)
-            found.append((model(normalise(images, data).contiguous(memory_format=torch.channels_last)), labels))
-    model.train(was)
-    return found
-
-
-@torch.no_grad()
-def require_fit(model: nn.Module, data: DataSet) -> None:
-    """Raises ForwardError or InputError unless the network makes [N, classes] of the images."""
-    images, _ = data.test.batch(torch.arange(2, device=data.test.labels.device))
-    model.eval()
-    shape = tuple(images.shape)
-    try:
-        output = model(normalise(images, data))
-    except Exception as error:  # the design's own forward
-        raise ForwardError(f"{data.name}: the design's forward raised {one_line(error)} on images {shape}") from error
-    wanted = (len(images), len(data.classes))
-    if not isinstance(output, Tensor) or output.shape != wanted:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"{data.name}: the design's output is {found} for images {shape}; expected {wanted}")
-
-
-def require_trainable(model: nn.Module, data: DataSet) -> None:
-    """Raises InputError for a network without parameters to train, else as `require_fit`."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InputError(f"{data.name}: the design has no parameter to train; expected one or more")
-    require_fit(model, data)
-
-
-# --- small parts ---------------------------------------------------------------------------------------------
-
-
-def _batch_sizes(count: int, size: int) -> list[int]:
-    """How many images each step takes: the last has what is left, unless that is one image, which no norm can take."""
-    sizes = [size] * (count // size)
-    return sizes + [count % size] * (count % size > (size > 1))
-
-
 def _averaged(model: nn.Module) -> Callable[[], list[Tensor]]:
     """Reads parameters and the statistics of norms; counters are not averaged.
 
@@ -490,34 +425,14 @@ def _copied(value: Any) -> Any:
     return type(value)(map(_copied, value)) if isinstance(value, list | tuple) else value
 
 
-def _keep_memory() -> None:
-    """Tell glibc to keep what is freed: else every large tensor is fetched from the kernel anew, page by page zeroed.
-
-    That is a third to a half of a small network's step. Other C libraries are left as they are.
-    """
-    with contextlib.suppress(OSError, TypeError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        trim_threshold, mmap_max = -1, -4  # of malloc.h
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
-
-
 @contextlib.contextmanager
 def _repeatable(device: torch.device) -> Iterator[None]:
     """cuDNN's repeatable algorithms on a GPU; a CPU's are."""
     if device.type != "cuda":
         yield
         return
-    with _cudnn(benchmark=False, deterministic=True):
+    with cudnn(benchmark=False, deterministic=True):
         yield
-
-
-def _cudnn(**changed: bool) -> contextlib.AbstractContextManager[None]:
-    """cuDNN with these settings changed: its own `flags` resets what is not named, and so turns cuDNN off."""
-    cudnn = torch.backends.cudnn
-    kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
-    context: contextlib.AbstractContextManager[None] = cudnn.flags(**{**kept, **changed})
-    return context
 
 
 # --- CUDA graph ----------------------------------------------------------------------------------------------
@@ -526,53 +441,3 @@ def _cudnn(**changed: bool) -> contextlib.AbstractContextManager[None]:
 def _only_rate(recipe: Recipe) -> bool:
     """Whether the schedule changes nothing but learning rates: a captured step would not see another momentum."""
     return recipe.schedule is None or recipe.schedule.name != "OneCycleLR"
-
-
-class _Captured:
-    """A step recorded as a CUDA graph at the fourth full batch and replayed from then on.
-
-    The three before are plain steps on another stream, as capturing wants them: they count like any other. A last,
-    smaller batch is a plain step. Where capturing fails, all are, and a warning says so.
-    """
-
-    def __init__(self, step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
-        self.plain = step
-        self.plain_steps = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.inputs: tuple[Tensor, ...] = ()
-        self.outputs: tuple[Tensor, Tensor] | None = None
-        self.failed = False
-
-    def __call__(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.inputs:
-            self.inputs = (rows.clone(), drawn.clone())
-        if self.failed or rows.shape != self.inputs[0].shape:
-            return self.plain(rows, drawn)
-        if self.plain_steps < 3:
-            self.plain_steps += 1
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                outputs = self.plain(rows, drawn)
-            torch.cuda.current_stream().wait_stream(side)
-            return outputs
-        if self.graph is None and not self._capture():
-            return self.plain(rows, drawn)
-        for place, value in zip(self.inputs, (rows, drawn), strict=True):
-            place.copy_(value)
-        assert self.graph is not None
-        assert self.outputs is not None  # made with the graph
-        self.graph.replay()
-        return self.outputs
-
-    def _capture(self) -> bool:
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                self.outputs = self.plain(*self.inputs)
-        except (RuntimeError, ForwardError) as error:
-            self.failed = True
-            warnings.warn(f"the step cannot be captured as a CUDA graph and runs plainly: {one_line(error)}")
-            return False
-        self.graph = graph
-        return True

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
-from rfcalc.design import one_line
 from rfcalc.errors import RecipeError
+from rfcalc.text import one_line
 
 T = TypeVar("T")
 

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from rfcalc.errors import RecipeError
-from rfcalc.train.augment import Augmentation, stages
+from rfcalc.train.augment import Augmentation
 from rfcalc.train.data import DataSet
 from rfcalc.train.optim import Choice, build, nearest, require_steps
+from rfcalc.train.transforms import stages
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from rfcalc.design import Design, InputShape, load_design
+from rfcalc.designs.design import Design, load_design
+from rfcalc.designs.shapes import InputShape
 from rfcalc.errors import RfcalcError
 from rfcalc.train.data import DataSet, Split
 from rfcalc.train.loop import Epoch, Progress, State, train

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from rfcalc.design import Design, load_design
+from rfcalc.designs.design import Design, load_design
 from rfcalc.train.data import DataSet, load
 from rfcalc.train.loop import train
 from rfcalc.train.recipe import OURS, Recipe

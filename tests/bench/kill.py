@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from rfcalc.train import record
+from rfcalc.train import description, run_folder
 
 ROOT = Path(__file__).parents[2]
 RFCALC = [sys.executable, "-c", "import sys; from rfcalc_cli.main import run; sys.exit(run(sys.argv[1:]))"]
@@ -106,11 +106,11 @@ class Reader:
 
 def read_everything(folder: Path) -> None:
     """Raises when a file of the run is not whole."""
-    run = record.read(folder)
+    run = run_folder.read(folder)
     for seed in run.config.seeds:
-        record.read_state(folder, seed)
+        run_folder.read_state(folder, seed)
     for file in folder.glob("*.safetensors"):
-        record.read_weights(file)
+        run_folder.read_weights(file)
 
 
 def finish(arguments: list[str]) -> None:
@@ -120,12 +120,12 @@ def finish(arguments: list[str]) -> None:
     assert done.returncode in (0, 1), done
 
 
-def only_run(out: Path) -> record.Run:
+def only_run(out: Path) -> description.Run:
     (config,) = out.glob("*/*/config.json")
-    return record.read(config.parent)
+    return run_folder.read(config.parent)
 
 
-def compare(one: record.Run, other: record.Run) -> int:
+def compare(one: description.Run, other: description.Run) -> int:
     """Print whether two runs are the same, and where they are not."""
     timed = {"seconds": 0.0, "images_per_second": 0.0}
     differing = [
@@ -133,10 +133,10 @@ def compare(one: record.Run, other: record.Run) -> int:
         for a, b in zip(one.epochs[1], other.epochs[1], strict=True)
         if dataclasses.replace(a, **timed) != dataclasses.replace(b, **timed)
     ]
-    first, second = (record.read_state(run.folder, 1) for run in (one, other))
+    first, second = (run_folder.read_state(run.folder, 1) for run in (one, other))
     differing += [f"state: {name}" for name in first.to_dict() if not same(getattr(first, name), getattr(second, name))]
     for file in sorted(one.folder.glob("*.safetensors")):
-        if not same(record.read_weights(file)[0], record.read_weights(other.folder / file.name)[0]):
+        if not same(run_folder.read_weights(file)[0], run_folder.read_weights(other.folder / file.name)[0]):
             differing.append(file.name)
     last = other.epochs[1][-1]
     print(f"in the end: test loss {last.test_loss!r}, EMA {last.ema_correct} of {last.test_total}")

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import rfcalc
-from rfcalc.design import load_design
-from rfcalc.train import record
+from rfcalc.designs.design import load_design
+from rfcalc.train import description, run_folder
 from rfcalc.train.verdict import reaches
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def designs() -> list[Path]:
 
 def train(names: Iterable[str], recipe: str, runs: Path) -> None:
     chosen = set(names)
-    finished, _ = record.newest(runs / recipe)
+    finished, _ = run_folder.newest(runs / recipe)
     for file in designs():
         name, design = name_of(file), load_design(str(file))
         params = sum(p.numel() for p in design.build().parameters())
@@ -69,7 +69,7 @@ def train(names: Iterable[str], recipe: str, runs: Path) -> None:
             continue
         if recipe == "reference" and design.recipe is None:
             continue
-        if record.fingerprint(design) in finished:
+        if description.fingerprint(design) in finished:
             print(f"{name}, {recipe}: there is a finished run", flush=True)
             continue
         seeds = "3" if name in THREE_SEEDS else "1"
@@ -82,7 +82,7 @@ def train(names: Iterable[str], recipe: str, runs: Path) -> None:
 # --- the table -----------------------------------------------------------------------------------------------
 
 
-def figures_of(run: record.Run) -> dict[str, Any]:
+def figures_of(run: description.Run) -> dict[str, Any]:
     """What the table needs of a run, and what it depends on."""
     config = run.config
     last = {seed: epochs[-LAST:] for seed, epochs in run.epochs.items()}
@@ -108,9 +108,9 @@ def figures_of(run: record.Run) -> dict[str, Any]:
 def collect(runs: Path) -> dict[str, dict[str, Any]]:
     """The figures by design and recipe: those in the repository, and over them those of finished runs."""
     found: dict[str, dict[str, Any]] = json.loads(FIGURES.read_text("utf-8")) if FIGURES.exists() else {}
-    names = {record.fingerprint(load_design(str(file))): name_of(file) for file in designs()}
+    names = {description.fingerprint(load_design(str(file))): name_of(file) for file in designs()}
     for recipe in ("reference", "ours"):
-        finished, damaged = record.newest(runs / recipe)
+        finished, damaged = run_folder.newest(runs / recipe)
         for error in damaged:
             sys.exit(str(error))
         for source, run in finished.items():

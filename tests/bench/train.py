@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from rfcalc.design import load_design
+from rfcalc.designs.design import load_design
 from rfcalc.train import loop
 from rfcalc.train.augment import apply, draw
 from rfcalc.train.data import DataSet, Split, folder, load, normalise

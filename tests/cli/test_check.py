@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import rfcalc as library
-from rfcalc.gate import Budget
+from rfcalc.gate.budget import Budget
 
 ROOT = Path(__file__).parents[2]
 LADDERS = json.loads((ROOT / "tests/golden/ladders.json").read_text())["designs"]

@@ -10,7 +10,7 @@ import torch
 from runs import NET, trained_run
 from safetensors.torch import load_file, save_file
 
-from rfcalc.train import record
+from rfcalc.train import run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHER = NET.replace("nn.ReLU()", "nn.GELU()")
@@ -28,7 +28,7 @@ def home(tmp_path_factory):
 @pytest.fixture
 def run(home, monkeypatch):
     monkeypatch.chdir(home)
-    return record.read(next(home.glob("runs/*/*")))
+    return run_folder.read(next(home.glob("runs/*/*")))
 
 
 def test_every_seed_raw_and_averaged(rfcalc, run):
@@ -241,7 +241,7 @@ def test_real_mnist(rfcalc, tmp_path, monkeypatch):
     folder = Path(os.environ.get("RFCALC_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "MNIST").is_dir():
         pytest.skip("no MNIST: name its folder by RFCALC_DATA")
-    from rfcalc.design import load_design
+    from rfcalc.designs.design import load_design
 
     monkeypatch.chdir(tmp_path)
     design = load_design(str(ROOT / "models" / "step8.py"))

@@ -11,8 +11,8 @@ import torch
 from runs import NET, digits, trained_run
 from safetensors.torch import load_file
 
-from rfcalc.design import load_design
-from rfcalc.train import record
+from rfcalc.designs.design import load_design
+from rfcalc.train import run_folder
 from rfcalc.train.data import normalise
 
 
@@ -28,7 +28,7 @@ def home(tmp_path_factory):
 @pytest.fixture
 def run(home, monkeypatch):
     monkeypatch.chdir(home)
-    return record.read(next(home.glob("runs/*/*")))
+    return run_folder.read(next(home.glob("runs/*/*")))
 
 
 def test_it_answers_as_the_design_does(rfcalc, run, tmp_path):

@@ -10,8 +10,8 @@ from PIL import Image
 from runs import NET, digits, trained_run
 from safetensors.torch import load_file
 
-from rfcalc.design import load_design
-from rfcalc.train import record
+from rfcalc.designs.design import load_design
+from rfcalc.train import run_folder
 from rfcalc.train.analysis import probabilities
 
 LINE = re.compile(r"(\S+): (\d) ([\d.]+) %, then (\d) ([\d.]+) %, (\d) ([\d.]+) %")
@@ -37,7 +37,7 @@ def home(tmp_path_factory):
 @pytest.fixture
 def run(home, monkeypatch):
     monkeypatch.chdir(home)
-    return record.read(next(home.glob("runs/*/*")))
+    return run_folder.read(next(home.glob("runs/*/*")))
 
 
 FILES = [f"{index}.png" for index in range(8)]
@@ -47,7 +47,7 @@ def wanted(run, kind="ema", seed=1):
     """What the network itself gives to the first test images."""
     data = digits()
     model = load_design(run.config.target).build_real()
-    model.load_state_dict(load_file(record.weights_file(run.folder, seed, kind)))
+    model.load_state_dict(load_file(run_folder.weights_file(run.folder, seed, kind)))
     return probabilities(model.eval(), data.test, data)[:8]
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from rfcalc.design import load_design
-from rfcalc.train import record
+from rfcalc.designs.design import load_design
+from rfcalc.train import record, run_folder
 from rfcalc.train.data import load
-from rfcalc.train.loop import evaluate
+from rfcalc.train.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 NET = """
@@ -44,7 +44,7 @@ def unreported(monkeypatch):
 
 def only_run(folder="runs"):
     (config,) = Path(folder).glob("*/*/config.json")
-    return record.read(config.parent)
+    return run_folder.read(config.parent)
 
 
 def figures(run):
@@ -221,12 +221,12 @@ def test_ctrl_c_and_going_on(rfcalc, write_design, unreported, monkeypatch):
     run = only_run()
     assert (stopped.code, stopped.err) == (130, f"rfcalc: stopped; go on with: rfcalc train --resume {run.folder}\n")
     assert len(run.epochs[1]) == 2
-    assert record.read_weights(record.weights_file(run.folder, 1, "ema"))[1]["epoch"] == "2"
+    assert run_folder.read_weights(run_folder.weights_file(run.folder, 1, "ema"))[1]["epoch"] == "2"
     done = rfcalc("train", "--resume", str(run.folder))
     assert done.code == 0
     assert "going on after 2 epochs" in done.out
     assert figures(only_run()) == figures(only_run("through"))
-    assert record.read_weights(record.weights_file(run.folder, 1, "ema"))[1]["epoch"] == "4"
+    assert run_folder.read_weights(run_folder.weights_file(run.folder, 1, "ema"))[1]["epoch"] == "4"
 
 
 def test_a_finished_run_is_only_judged_again(rfcalc, write_design, unreported):
@@ -287,9 +287,9 @@ def test_a_loss_that_is_not_finite(rfcalc, write_design, unreported):
     assert "seed 1: the loss is nan in epoch 2 at step 5 of 45" in done.err
     assert done.err.endswith(f"; {run.folder} keeps the state before that epoch\n")
     assert done.err.count("\n") == 1
-    state = record.read_state(run.folder, 1)
+    state = run_folder.read_state(run.folder, 1)
     assert state.epoch == len(run.epochs[1]) == 1
-    assert all(tensor.isfinite().all() for tensor in load_file(record.weights_file(run.folder, 1, "ema")).values())
+    assert all(tensor.isfinite().all() for tensor in load_file(run_folder.weights_file(run.folder, 1, "ema")).values())
 
 
 def test_machines_are_told_that_a_run_has_stopped(rfcalc, write_design, unreported):
@@ -339,7 +339,7 @@ def test_the_threads_that_train_are_recorded(rfcalc, write_design, unreported):
     torch.set_num_threads(2)
     rfcalc("train", write_design(NET), *SHORT)
     run = only_run()
-    assert run.config.environment["threads"] == record.read_state(run.folder, 1).threads == 1
+    assert run.config.environment["threads"] == run_folder.read_state(run.folder, 1).threads == 1
 
 
 # --- what cannot be done -------------------------------------------------------------------------------------

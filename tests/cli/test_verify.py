@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from rfcalc_cli.verify import proof
 
-from rfcalc.inputs import Axis
-from rfcalc.oracle import Check
+from rfcalc.analysis.report import Axis
+from rfcalc.proof.boxes import Check
 
 NET = """
     from torch import nn
@@ -28,7 +28,7 @@ def test_chosen_layers_and_positions(rfcalc, write_design):
 @pytest.fixture
 def one_off(monkeypatch):
     """The oracle's boxes, one too large."""
-    from rfcalc.oracle import Oracle
+    from rfcalc.proof.boxes import Oracle
 
     true = Oracle.check
 

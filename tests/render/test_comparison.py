@@ -11,8 +11,8 @@ from epochs import run_of, trained
 from reports import report, row, window
 
 from rfcalc.errors import RfcalcError
-from rfcalc.gate import Budget, Violation
-from rfcalc.judge import Figures, Verdict
+from rfcalc.gate.budget import Budget, Violation
+from rfcalc.gate.verdict import Figures, Verdict
 from rfcalc.render.comparison import checked_sort, comparison, paired, sort_keys
 
 TWO = (Fraction(2), Fraction(2))

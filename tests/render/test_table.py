@@ -8,9 +8,9 @@ from fractions import Fraction
 import pytest
 from reports import ONE, report, row, window
 
+from rfcalc.analysis.report import Axis, Report
 from rfcalc.errors import RfcalcError
 from rfcalc.render.table import checked_columns, checked_format, formats, table
-from rfcalc.report import Axis, Report
 
 LADDER = report(
     window("input.0", "Conv2d", 3, n_out=(26, 26), ch_in=1, r_out=(3, 3), params=72),

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rfcalc
-from rfcalc.advice import Advice
 from rfcalc.errors import RfcalcError
-from rfcalc.gate import Budget, Caution, Violation
-from rfcalc.judge import Figures, Verdict
+from rfcalc.gate.advice import Advice
+from rfcalc.gate.budget import Budget, Violation
+from rfcalc.gate.cautions import Caution
+from rfcalc.gate.verdict import Figures, Verdict
 from rfcalc.render.verdicts import checked_format, formats, verdicts
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"

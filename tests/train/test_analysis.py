@@ -8,12 +8,13 @@ import torch
 from epochs import epoch, trained
 from torch import nn
 
-from rfcalc.design import load_design
+from rfcalc.designs.design import load_design
 from rfcalc.errors import RunError
-from rfcalc.train import loop, record
+from rfcalc.train import description, evaluation, record, run_folder
 from rfcalc.train.analysis import Confused, Trend, analyse, confusion, difference, lowest_seed, probabilities, trend
 from rfcalc.train.data import DataSet, Split
-from rfcalc.train.loop import evaluate, train
+from rfcalc.train.evaluation import evaluate
+from rfcalc.train.loop import train
 from rfcalc.train.recipe import OURS
 from rfcalc.train.verdict import Claim, Interval, interval
 
@@ -46,7 +47,7 @@ def design(write_design):
 
 
 def trained_run(design, data, folder, weights="ema", epochs=3):
-    config = record.describe(
+    config = description.describe(
         design, data, RECIPE, seeds=(1, 2), device="cpu", amp=False, claim=Claim(last=3, weights=weights)
     )
     with record.create(config, folder) as recorder:
@@ -80,7 +81,7 @@ def test_a_run(design, data, tmp_path, weights):
     assert found.correct == recorded[found.seed]
     assert found.test == interval(found.correct, 40)
     model = design.build_real()
-    model.load_state_dict(record.weights_of(run, found.seed, weights)[1])
+    model.load_state_dict(run_folder.weights_of(run, found.seed, weights)[1])
     assert found.train == interval(evaluate(model, data.train, data)[1], 64)  # without dropout
     assert found.gap == difference(found.train, found.test)
     with torch.no_grad():
@@ -116,7 +117,7 @@ def test_weights_of_another_design(design, data, tmp_path, write_design):
 def test_logits_and_log_probabilities_give_the_same(data, monkeypatch):
     torch.manual_seed(1)
     logits = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
-    monkeypatch.setattr(loop, "_EVALUATED", 7)
+    monkeypatch.setattr(evaluation, "_EVALUATED", 7)
     one, other = (probabilities(net, data.test, data) for net in (logits, nn.Sequential(logits, nn.LogSoftmax(1))))
     torch.testing.assert_close(one, other)
     torch.testing.assert_close(one.sum(1), torch.ones(40))

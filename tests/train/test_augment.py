@@ -13,7 +13,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from rfcalc.errors import RecipeError
-from rfcalc.train.augment import Augmentation, apply, augment, draw, stages
+from rfcalc.train.augment import Augmentation, apply, augment, draw
+from rfcalc.train.transforms import stages
 
 SHAPE = (1, 28, 28)
 

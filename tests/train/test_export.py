@@ -11,7 +11,8 @@ from torch import nn
 from rfcalc.errors import ForwardError, InputError, RfcalcError
 from rfcalc.train import export
 from rfcalc.train.export import Checked, Export
-from rfcalc.train.use import About, Normal
+from rfcalc.train.inference import Normal
+from rfcalc.train.weights import About
 
 SHAPE = (1, 8, 8)
 

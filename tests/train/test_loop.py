@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, dropout, log_softmax
 
-from rfcalc.design import load_design
+from rfcalc.designs.design import load_design
 from rfcalc.errors import ForwardError, InputError, NotFiniteError, RecipeError, RfcalcError
-from rfcalc.train import loop
+from rfcalc.train import evaluation, graph, loop
 from rfcalc.train.augment import Augmentation
 from rfcalc.train.data import DataSet, Split, load
-from rfcalc.train.loop import Epoch, State, evaluate, pick_device, train
+from rfcalc.train.evaluation import evaluate
+from rfcalc.train.loop import Epoch, State, pick_device, train
 from rfcalc.train.optim import Choice
 from rfcalc.train.recipe import OURS, Recipe, from_reference
 
@@ -177,11 +178,11 @@ def test_without_an_average_there_is_none(data):
 
 
 def test_evaluation_leaves_the_mode_and_takes_every_image(data, monkeypatch):
-    monkeypatch.setattr(loop, "_EVALUATED", 33)
+    monkeypatch.setattr(evaluation, "_EVALUATED", 33)
     net = Net().train()
     found = evaluate(net, data.test, data)
     assert net.training
-    monkeypatch.setattr(loop, "_EVALUATED", 1000)
+    monkeypatch.setattr(evaluation, "_EVALUATED", 1000)
     assert found == pytest.approx(evaluate(net, data.test, data))
 
 
@@ -489,7 +490,7 @@ def test_cudnn_works_and_repeats_itself_and_tests_in_full_precision(data):
 def test_the_captured_step_is_the_plain_one(data, monkeypatch):
     build = lambda: Net(p=0.0)  # noqa: E731
     captured = run(data, RANDOM, build, device="cuda")
-    monkeypatch.setattr(loop, "_Captured", lambda step: step)
+    monkeypatch.setattr(graph, "Captured", lambda step: step)
     plain = run(data, RANDOM, build, device="cuda")
     torch.testing.assert_close(captured[-1][1].model, plain[-1][1].model, atol=1e-3, rtol=1e-3)
 

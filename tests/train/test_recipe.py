@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfcalc.design import load_design
+from rfcalc.designs.design import load_design
 from rfcalc.errors import RecipeError
 from rfcalc.train.augment import Augmentation
 from rfcalc.train.data import DataSet, Split

@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rfcalc.design import load_design
+from rfcalc.designs.design import load_design
 from rfcalc.errors import RunError
-from rfcalc.train import record
+from rfcalc.train import description, record, run_folder
 from rfcalc.train.data import DataSet, Split
 from rfcalc.train.loop import train
 from rfcalc.train.recipe import OURS
@@ -55,7 +55,7 @@ def design(write_design):
 
 @pytest.fixture
 def config(design, data):
-    return record.describe(
+    return description.describe(
         design, data, RECIPE, seeds=(1, 2), device="cpu", amp=False, claim=Claim(last=2), data_dir=Path("here")
     )
 
@@ -99,7 +99,7 @@ def test_the_folder(design, data, config, tmp_path):
         "weights-2-ema.safetensors",
         "weights-2-raw.safetensors",
     ]
-    run = record.read(folder)
+    run = run_folder.read(folder)
     assert run.config == config
     assert run.finished
     assert figures(run) == {
@@ -126,7 +126,7 @@ def test_the_configuration(design, data, config):
 
 def test_a_recipes_own_normalisation_is_kept(design, data):
     recipe = dataclasses.replace(RECIPE, mean=(0.1,), std=(0.2,))
-    config = record.describe(design, data, recipe, seeds=(1,), device="cpu", amp=False, claim=Claim())
+    config = description.describe(design, data, recipe, seeds=(1,), device="cpu", amp=False, claim=Claim())
     assert (config.mean, config.std) == ((0.1,), (0.2,))
 
 
@@ -134,9 +134,9 @@ def test_weights_are_a_state_dict_anyone_loads(design, data, config, tmp_path):
     folder = filled(record.create(config, tmp_path / "runs"), design, data)
     *_, (_, state) = trained(design, data, 2)
     for weights, expected in (("raw", state.model), ("ema", state.ema)):
-        file = record.weights_file(folder, 2, weights)
+        file = run_folder.weights_file(folder, 2, weights)
         design.build_real().load_state_dict(load_file(file))
-        tensors, about = record.read_weights(file)
+        tensors, about = run_folder.read_weights(file)
         assert same(tensors, expected)
         assert (about["weights"], about["seed"], about["epoch"], about["design"]) == (weights, "2", "3", "net.py:Net")
         assert (json.loads(about["mean"]), json.loads(about["classes"])) == ([0.5], ["a", "b", "c"])
@@ -144,17 +144,17 @@ def test_weights_are_a_state_dict_anyone_loads(design, data, config, tmp_path):
 
 def test_weights_of_a_seed_are_its_newest(design, data, config, tmp_path):
     folder = filled(record.create(config, tmp_path / "runs"), design, data, epochs=2)
-    run = record.read(folder)
+    run = run_folder.read(folder)
     assert not list(folder.glob("*.safetensors"))
-    assert same(record.weights_of(run, 1, "ema")[1], record.read_state(folder, 1).ema)
+    assert same(run_folder.weights_of(run, 1, "ema")[1], run_folder.read_state(folder, 1).ema)
     with record.resume(folder) as recorder:
         recorder.keep_weights()
     (folder / "state-1.pt").unlink()
     *_, (_, state) = zip(range(2), trained(design, data, 1), strict=False)
-    assert same(record.weights_of(run, 1, "raw")[1], state[1].model)
-    record.weights_file(folder, 1, "raw").unlink()
+    assert same(run_folder.weights_of(run, 1, "raw")[1], state[1].model)
+    run_folder.weights_file(folder, 1, "raw").unlink()
     with pytest.raises(RunError, match="no raw weights of seed 1"):
-        record.weights_of(run, 1, "raw")
+        run_folder.weights_of(run, 1, "raw")
 
 
 def test_two_runs_within_a_second(config, tmp_path):
@@ -183,29 +183,29 @@ def test_the_verdict_of_a_folder(design, data, config, tmp_path):
     easy = json.loads((folder / "config.json").read_text())
     easy["claim"] |= {"target": 1.0}
     (folder / "config.json").write_text(json.dumps(easy))
-    assert record.read(folder).verdict().verified
+    assert run_folder.read(folder).verdict().verified
 
 
 # --- one design is not another -------------------------------------------------------------------------------
 
 
 def test_a_fingerprint_tells_designs_apart(write_design):
-    first = record.fingerprint(load_design(write_design(NET)))
-    assert first == record.fingerprint(load_design(write_design(NET)))
-    assert first == record.fingerprint(load_design(write_design(NET, "elsewhere/other.py")))
-    assert first != record.fingerprint(load_design(write_design(NET + "    extra = 1")))
+    first = description.fingerprint(load_design(write_design(NET)))
+    assert first == description.fingerprint(load_design(write_design(NET)))
+    assert first == description.fingerprint(load_design(write_design(NET, "elsewhere/other.py")))
+    assert first != description.fingerprint(load_design(write_design(NET + "    extra = 1")))
 
 
 def test_a_fingerprint_does_not_mind_comments_and_layout(write_design):
-    first = record.fingerprint(load_design(write_design(NET)))
-    assert first == record.fingerprint(load_design(write_design(NET + "\n\n    # N 6->4  J 1  R 3")))
+    first = description.fingerprint(load_design(write_design(NET)))
+    assert first == description.fingerprint(load_design(write_design(NET + "\n\n    # N 6->4  J 1  R 3")))
 
 
 def test_a_fingerprint_does_not_mind_how_torch_prints(write_design, monkeypatch):
     net = write_design("from torch import nn\nmodel = lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten())")
-    first = record.fingerprint(load_design(net))
+    first = description.fingerprint(load_design(net))
     monkeypatch.setattr(torch.nn.BatchNorm2d, "extra_repr", lambda self: "in other words")
-    assert first == record.fingerprint(load_design(net))
+    assert first == description.fingerprint(load_design(net))
 
 
 @pytest.mark.parametrize(
@@ -223,35 +223,35 @@ def test_a_fingerprint_sees_what_the_file_imports(write_design, one, other):
     write_design(f"from torch import nn\ndef head(): return {other}", "b/head.py")
     source = "from torch import nn\nimport head\nmodel = lambda: nn.Sequential(nn.Flatten(), head.head())"
     one, other = (load_design(write_design(source, f"{folder}/net.py")) for folder in "ab")
-    assert record.fingerprint(one) != record.fingerprint(other)
+    assert description.fingerprint(one) != description.fingerprint(other)
 
 
 @pytest.mark.parametrize("target", ["torchvision.models:resnet18", "torch.nn:Identity"])
 def test_a_fingerprint_of_an_installed_design(target):
-    assert record.fingerprint(load_design(target)) == record.fingerprint(load_design(target))
+    assert description.fingerprint(load_design(target)) == description.fingerprint(load_design(target))
 
 
 def test_the_data_have_one_too(data):
     changed = data.test.images.clone()
     changed[0, 0, 0, 0] += 1
     other = dataclasses.replace(data, test=Split(changed, data.test.labels))
-    assert record.data_fingerprint(data) != record.data_fingerprint(other)
+    assert description.data_fingerprint(data) != description.data_fingerprint(other)
 
 
 def test_the_newest_finished_runs(design, data, config, tmp_path):
     runs = tmp_path / "runs"
-    assert record.newest(runs) == ({}, [])
+    assert run_folder.newest(runs) == ({}, [])
     old = filled(record.create(dataclasses.replace(config, created="2020-01-01T00:00:00+00:00"), runs), design, data)
     new = filled(record.create(config, runs), design, data)
     filled(record.create(dataclasses.replace(config, created="2099-01-01T00:00:00+00:00"), runs), design, data, 1)
     other = filled(record.create(dataclasses.replace(config, source="another"), runs), design, data)
-    found, damaged = record.newest(runs)
+    found, damaged = run_folder.newest(runs)
     assert ({source: run.folder for source, run in found.items()}, damaged) == (
         {config.source: new, "another": other},
         [],
     )
     (new / "metrics.jsonl").write_text("{")
-    found, damaged = record.newest(runs)
+    found, damaged = run_folder.newest(runs)
     assert found[config.source].folder == old
     assert [str(error).partition(":")[0] for error in damaged] == [str(new / "metrics.jsonl")]
 
@@ -260,14 +260,14 @@ def test_the_newest_finished_runs(design, data, config, tmp_path):
 
 
 def test_going_on_ends_as_going_through(design, data, config, tmp_path):
-    through = record.read(filled(record.create(config, tmp_path / "a"), design, data))
+    through = run_folder.read(filled(record.create(config, tmp_path / "a"), design, data))
     folder = filled(record.create(config, tmp_path / "b"), design, data, epochs=1)
     with record.resume(folder) as recorder:
         assert {seed: state.epoch for seed, state in recorder.states.items()} == {1: 1, 2: 1}
         for seed in (1, 2):
             for epoch, state in trained(design, data, seed, recorder.states[seed]):
                 recorder.add(epoch, state)
-    assert figures(record.read(folder)) == figures(through)
+    assert figures(run_folder.read(folder)) == figures(through)
     for file in through.folder.glob("*.safetensors"):
         assert same(load_file(file), load_file(folder / file.name))
 
@@ -278,7 +278,7 @@ def test_figures_ahead_of_the_state_are_dropped(design, data, config, tmp_path):
     ahead = json.dumps(json.loads(lines[2]) | {"epoch": 3}) + "\n"
     (folder / "metrics.jsonl").write_text("".join(lines) + ahead)
     (folder / ".state-1.pt.123.part").write_bytes(b"half of a sta")
-    assert len(record.read(folder).epochs[1]) == 3
+    assert len(run_folder.read(folder).epochs[1]) == 3
     with record.resume(folder) as recorder:
         assert {seed: len(epochs) for seed, epochs in recorder.run.epochs.items()} == {1: 2, 2: 2}
     assert (folder / "metrics.jsonl").read_text() == "".join(lines)
@@ -325,7 +325,7 @@ def test_a_full_disk_destroys_nothing(design, data, config, tmp_path):
         after = {file.name: file.read_bytes() for file in folder.iterdir()}
         # The figures may be ahead of the state, and are dropped by the next `resume`.
         assert {**after, "metrics.jsonl": b""} == {**before, "metrics.jsonl": b""}
-        assert [len(epochs) for epochs in record.read(folder).epochs.values()] in ([1, 1], [2, 1])
+        assert [len(epochs) for epochs in run_folder.read(folder).epochs.values()] in ([1, 1], [2, 1])
     with record.resume(folder) as recorder:
         assert [len(epochs) for epochs in recorder.run.epochs.values()] == [1, 1]
 
@@ -408,7 +408,7 @@ def test_what_cannot_be_gone_on_with(design, data, config, tmp_path, name):
 
 @pytest.mark.parametrize(("place", "found"), [("nowhere", "no such folder"), (".", "no config.json in it")])
 def test_no_run(tmp_path, place, found):
-    for ask in (record.read, record.resume):
+    for ask in (run_folder.read, record.resume):
         with pytest.raises(RunError, match=f"{found}; expected a run's folder"):
             ask(tmp_path / place)
     assert not (tmp_path / ".lock").exists()
@@ -428,7 +428,7 @@ def test_nothing_pickled_is_loaded(config, tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"state-1\.pt: not a state"):
         record.resume(folder)
     with pytest.raises(RunError, match="not a safetensors file"):
-        record.read_weights(folder / "weights-1-raw.safetensors")
+        run_folder.read_weights(folder / "weights-1-raw.safetensors")
     assert not (tmp_path / "surprise").exists()
 
 
@@ -474,9 +474,9 @@ def test_a_writer_killed_between_the_last_state_and_its_weights(design, data, co
         monkeypatch.setattr(recorder, "_write_weights", lambda _: None)
         for epoch, state in epochs:
             recorder.add(epoch, state)
-    file = record.weights_file(recorder.folder, 1, "ema")
-    assert record.read_weights(file)[1]["epoch"] == "1"
+    file = run_folder.weights_file(recorder.folder, 1, "ema")
+    assert run_folder.read_weights(file)[1]["epoch"] == "1"
     with record.resume(recorder.folder):
-        tensors, about = record.read_weights(file)
+        tensors, about = run_folder.read_weights(file)
     assert about["epoch"] == "3"
     assert same(tensors, state.ema)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfcalc.design import load_design
+from rfcalc.designs.design import load_design
 from rfcalc.errors import ForwardError, NotFiniteError, RfcalcError
 from rfcalc.train import seeds as module
 from rfcalc.train.data import DataSet, Split

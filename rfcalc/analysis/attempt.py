@@ -1,0 +1,262 @@
+"""Attempts at running a forward: without storage, then with integers, then with values; and why one failed."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from types import GeneratorType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+
+from rfcalc.analysis.events import Shortcuts, Trace
+from rfcalc.analysis.field import Field
+from rfcalc.analysis.inputs import Inputs
+from rfcalc.analysis.modules import attribute, blame
+from rfcalc.analysis.refusals import RefusedError
+from rfcalc.analysis.run import Run
+from rfcalc.analysis.tensors import is_wrapped
+from rfcalc.analysis.tree import Tree, survey
+from rfcalc.analysis.untouched import untouched
+from rfcalc.analysis.values import NeedsValuesError, UnseenOpError, execute
+from rfcalc.errors import ForwardError, RfcalcError
+
+_LIBRARIES = frozenset((*sys.stdlib_module_names, "torch", "numpy"))
+
+
+def is_our_fault(error: BaseException) -> bool:
+    """Did an error arise in code of this package while a forward ran, and not in the forward or in torch?"""
+    if isinstance(error, RefusedError | NeedsValuesError | UnseenOpError | RecursionError):
+        return False
+    running = ours = False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        running = running or frame.f_code is run_forward.__code__
+        home = frame.f_globals.get("__name__", "").partition(".")[0]
+        if home == "rfcalc":
+            ours = frame.f_code is not execute.__code__
+        elif home not in _LIBRARIES:  # the user's; what a library raises is its caller's
+            ours = False
+    return running and ours
+
+
+def run_forward(
+    tree: Tree,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    seeds: Sequence[tuple[Tensor, Field]],
+    shortcuts: Shortcuts | None,
+) -> Trace:
+    """Run the forward once and return what was seen. `seeds` are the input tensors with their fields.
+
+    Raises whatever the forward raises, with `failed_at` (the module's path) and `failed_module` set on the exception.
+    """
+    modules = tree.modules
+    buffers = {id(b) for m in modules for b in m._buffers.values()}
+    run = Run(tree.paths, tree.params, buffers, shortcuts)
+    with untouched(modules), torch.inference_mode(), room_for_frames():
+        try:
+            for t, f in seeds:
+                run.new(t, f)
+                run.storageless = run.storageless and t.is_meta
+            attribute(run, modules)
+            with _uncompiled(), run.dispatch if run.exhaustive else nullcontext(), run:
+                result = drained(execute(tree.model, args, kwargs))
+            outs = [(run.value(t), t) for t in flatten(result)]
+            if any(v.shape != t.shape and not is_wrapped(t) for v, t in outs):
+                raise UnseenOpError("a tensor was given another shape by what torch functions do not see")
+            events = run.events
+        except BaseException as error:
+            blame(error, run.frame)
+            raise
+        finally:
+            run.restore()
+
+    number = next((e.number for e in reversed(events) if outs and e.field is outs[0][0].field), -1)
+    outputs = [(v.shape, v.field) for v, _ in outs]
+    return Trace(events, outputs, number, run.macs, run.ledger.peak, run.used, run.failed)
+
+
+@contextmanager
+def room_for_frames() -> Iterator[None]:
+    """The run's own frames lie between those of the model, which may be nested as deep as torch can call."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(2 * limit)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """What torch.compile has wrapped runs as it was written. Before torch has loaded its compiler there is none."""
+    loaded = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
+
+
+_LAZY = (GeneratorType, map, filter, zip)
+
+
+def drained(result: Any) -> Any:
+    """A result whose parts are made one by one, with all of them made."""
+    if isinstance(result, _LAZY):
+        return [drained(v) for v in result]
+    if type(result) in (tuple, list):
+        return type(result)(drained(v) for v in result)
+    return {k: drained(v) for k, v in result.items()} if type(result) is dict else result
+
+
+def flatten(result: Any) -> list[Tensor]:
+    """All tensors in a nested result: tuples, lists, dicts, dataclasses, objects that hold tensors."""
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, dict):
+        return [t for v in result.values() for t in flatten(v)]
+    if isinstance(result, list | tuple | set):
+        return [t for v in result for t in flatten(v)]
+    if hasattr(result, "__dict__") and not isinstance(result, type | nn.Module):
+        return [t for v in vars(result).values() for t in flatten(v)]
+    return []
+
+
+VALUES_NOTE = "run on CPU tensors, because the forward needs values ({})"
+
+
+def with_values(
+    tree: Tree, spec: Inputs, shortcuts: Any, dtype: Any, rebuild: Any, name: str
+) -> tuple[Trace, Tree, list[str]]:  # fmt: skip
+    """A second run: with integers if that is what was missing, else (or then) on CPU tensors."""
+    notes: list[str] = []
+    try:
+        if dtype == torch.int64:
+            try:
+                return run_once(tree, spec, shortcuts, dtype, "meta"), tree, notes
+            except Exception as error:
+                again = second_try(error, tree)
+                if again in (None, "integers"):
+                    raise
+                notes.append(VALUES_NOTE.format(again))
+        real = survey(_with_weights(tree.model, rebuild))
+        return run_once(real, spec, None, dtype, "cpu"), real, notes
+    except Exception as error:
+        raise forward_error(error, name) from error
+
+
+def second_try(error: BaseException, tree: Tree) -> str | None:
+    """What a failed run without storage lacks: 'integers', a reason to run with values, or None (the user's error)."""
+    text = str(error)
+    if isinstance(error, NeedsValuesError):
+        return text
+    if NeedsValuesError.__name__ in text:  # quoted by the script interpreter
+        return "scripted code asks for numbers"
+    if "argument #1 'indices'" in text or ("Long, Int" in text and "embedding" in text) or "used as indices" in text:
+        return "integers"
+    lowered = text.lower()
+    if isinstance(error, NotImplementedError) or "meta tensor" in lowered or "device meta" in lowered:
+        return text.splitlines()[0][:100] if text else type(error).__name__
+    if "'meta' backend" in text or "data is not allocated" in lowered or "Cannot copy out of meta" in text:
+        return text.splitlines()[0][:100]
+    if any("quantized" in type(m).__module__ for m in tree.modules):
+        return "quantized modules"
+    return None
+
+
+def run_once(tree: Tree, spec: Inputs, shortcuts: Any, dtype: Any, device: str) -> Trace:
+    try:
+        return run_forward(tree, *spec.tensors(dtype, device), shortcuts)
+    except Exception as error:
+        # The script interpreter turns any error into a RuntimeError that quotes it.
+        if shortcuts is None or UnseenOpError.__name__ not in f"{type(error).__name__}: {error}":
+            raise
+        return run_forward(tree, *spec.tensors(dtype, device), None)
+
+
+def materialised(model: nn.Module, spec: Inputs) -> nn.Module:
+    """A copy of a model whose lazy modules have seen one input."""
+    twin = _storageless_copy(model)
+    args, kwargs, _ = spec.tensors(torch.float32, "meta")
+    with torch.no_grad():
+        try:
+            twin.eval()(*args, **kwargs)
+        except Exception as error:
+            raise forward_error(error, type(model).__name__) from error
+    return twin
+
+
+def _storageless_copy(model: nn.Module) -> nn.Module:
+    """A deep copy whose parameters and buffers are on the meta device; those not yet shaped stay so."""
+    twins: dict[int, Any] = {}
+    for t in [*model.parameters(), *model.buffers()]:
+        if isinstance(t, UninitializedTensorMixin):
+            twins[id(t)] = type(t)(device="meta", dtype=t.dtype)
+        else:
+            empty = torch.empty_like(t, device="meta")
+            twins[id(t)] = nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
+    return copy.deepcopy(model, twins)
+
+
+def _with_weights(model: nn.Module, rebuild: Callable[[], nn.Module] | None) -> nn.Module:
+    """The model with storage: itself, made again, or a copy with its modules' own initialisation."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if not any(t.is_meta for t in tensors):
+        return model
+    if rebuild is not None:
+        return rebuild()
+    twin = copy.deepcopy(model).to_empty(device="cpu")
+    with torch.no_grad():
+        for t in [*twin.parameters(), *twin.buffers()]:
+            t.zero_()
+    for m in twin.modules():
+        reset = getattr(m, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return twin
+
+
+def lacks_channels(error: BaseException, tree: Tree, spec: Inputs) -> str:
+    """What to say of a convolution that failed because the input has one dim too few."""
+    at = getattr(error, "failed_at", "")
+    failed: Any = next((m for m in tree.modules if tree.paths[id(m)] == at), None)
+    if not isinstance(failed, nn.modules.conv._ConvNd) or len(spec.shapes) > 1:
+        return ""
+    shape = spec.shapes[0]
+    if len(shape) != len(failed.kernel_size):
+        return ""
+    given, likely = "x".join(map(str, shape)), "x".join(map(str, (failed.in_channels, *shape)))
+    return f"; the input {given} has one dim too few, {likely} is likely meant"
+
+
+def forward_error(error: BaseException, name: str, hint: str = "") -> RfcalcError:
+    """One line: the layer, the place in the user's source, the reason in torch's words, and what may mend it.
+
+    Raises the error itself where it is a fault of ours: the design is not to blame.
+    """
+    if isinstance(error, RfcalcError):
+        return error
+    if is_our_fault(error):
+        raise error
+    path, cls = getattr(error, "failed_at", ""), getattr(error, "failed_module", "")
+    here = Path(__file__).parents[1]
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename)
+        if here not in file.parents and "torch" not in file.parts and "_lib" not in frame.filename:
+            place = f" at {_short(file)}:{frame.lineno}"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, TypeError | AttributeError | KeyError | IndexError | ZeroDivisionError | NameError):
+        reason = f"{type(error).__name__}: {reason}"
+    path = path if len(path) <= 100 else f"...{path[-97:]}"
+    layer = f"{path} ({cls})" if path else cls or name
+    return ForwardError(f"{name}: {layer}{place}: forward failed: {reason[:400]}{hint}")
+
+
+def _short(file: Path) -> str:
+    try:
+        return str(file.relative_to(Path.cwd()))
+    except ValueError:
+        return str(file)

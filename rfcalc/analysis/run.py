@@ -1,0 +1,241 @@
+"""One run of a model's forward on storage-less tensors, carrying a Field beside every tensor.
+
+Level 1: a dispatch mode sees every ATen op, lets torch compute the output's shape on the meta device, and applies the
+rule of that op. Level 2 (`fast/`) answers common torch functions before torch does. Both write the same `Event`s, one
+per torch-function call (see `calls.py`). This file knows no tables and prints nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from sys import _getframe, getrefcount
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rfcalc.analysis.calls import call_name, is_query
+from rfcalc.analysis.events import Event, Frame, Shortcuts
+from rfcalc.analysis.field import everything, join
+from rfcalc.analysis.layout import as_on_cpu
+from rfcalc.analysis.ops import Ops
+from rfcalc.analysis.refusals import REFUSALS
+from rfcalc.analysis.rules import RULES, elementwise, unknown
+from rfcalc.analysis.rules.work import WORK
+from rfcalc.analysis.schemas import (
+    INDEXED,
+    INDEXING,
+    LOOKS_AT_FIRST_ONLY,
+    MADE_LIKE,
+    SETTERS,
+    WITHOUT_OTHER,
+    by_flags,
+    cast_like,
+    fills_by_flags,
+    is_large,
+    kept_index,
+    returned_by,
+    schema_of,
+)
+from rfcalc.analysis.tensors import is_wrapped
+from rfcalc.analysis.values import (
+    KEY,
+    PLAIN,
+    RuleError,
+    Traced,
+    UnseenOpError,
+    execute,
+    is_whole,
+    nbytes_of,
+    tensors_in,
+)
+
+_UNPACK_DUAL = torch._VF._unpack_dual
+_KERNELS = ("torch._meta_registrations", "torch._refs", "torch._prims", "torch._decomp")  # Python below the dispatcher
+
+
+def _held() -> int:
+    return getrefcount(_getframe())
+
+
+_HELD = _held()  # references to a running frame that nothing else holds
+
+
+class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Level 1: every ATen op, executed by torch and interpreted by its rule."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the wrapper that skips it imports all of dynamo first
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.run = run
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        run = self.run
+        if run.op is None:
+            return run.alone(func, args, kwargs)
+        plainer = WITHOUT_OTHER.get(func)
+        if plainer is not None:
+            func, *args = plainer(*args, **kwargs)
+            kwargs = {}
+        schema = schema_of(func)
+        if schema.op in INDEXED and by_flags(args):
+            args = run.counted(args)
+        if schema.op == "index_put" and fills_by_flags(args):  # how older torch spells `x[mask] = 0.5`
+            fill = torch.ops.aten.masked_fill_.Tensor if schema.written else torch.ops.aten.masked_fill.Tensor
+            return self.__torch_dispatch__(fill, types, (args[0], args[1][0], args[2]))
+        every = list(tensors_in((*args, *kwargs.values())))
+        vals = [run.value(t) for t in every]
+        made_like = schema.op in MADE_LIKE
+        touched = not made_like and any(v.field is not None for v in vals)
+        rule = RULES.get(schema.op) or (elementwise if schema.pointwise else None)
+        if rule is None and not made_like and (touched or schema.op not in WORK):
+            margs, mkwargs = run.placed(func, args, kwargs, every)  # composite ops look at devices too
+            with self:
+                result = execute(func.decompose, margs, mkwargs)
+            if result is not NotImplemented:
+                return result
+        if schema.needs_values and not (schema.op in INDEXED and not by_flags(args)):
+            return run.read(func, schema, args, kwargs, every, vals)
+        run.guard(schema, func, args, kwargs)
+        if schema.op == "as_strided" and not is_whole(args[0]):
+            rule = unknown  # it counts from the start of the storage
+        if schema.reshapes:
+            return run.reshaped(func, schema, rule, args, kwargs)
+        if not touched and run.storageless and is_large(schema, args, every):
+            margs, mkwargs = run.unbuilt(schema, args, kwargs)
+        else:
+            margs, mkwargs = run.placed(func, args, kwargs, every)
+        if schema.op in REFUSALS:
+            REFUSALS[schema.op](*args, **kwargs)
+        result = as_on_cpu(schema.op, margs, execute(func, margs, mkwargs))
+        run.settle(func, schema, rule, args, kwargs, vals, touched, result)
+        if margs is not args and result is not None and schema.written:
+            return returned_by(schema, args, kwargs, result)
+        return result
+
+
+class Run(Ops, TorchFunctionMode):
+    """The state of one run: its memory, the module stack, the events. Also the function mode of both levels."""
+
+    def __init__(
+        self, paths: dict[int, str], params: dict[int, Any], buffers: set[int], shortcuts: Shortcuts | None
+    ) -> None:
+        TorchFunctionMode.__init__(self)
+        Ops.__init__(self, params, buffers, shortcuts is None)
+        self.paths = paths
+        self.shortcuts, self.layers = shortcuts or Shortcuts({}, {})
+        self.dispatch = Dispatch(self)
+        self.frame = Frame(None, "", None)
+        self.number = -1
+        self.events: list[Event] = []
+
+    def restore(self) -> None:
+        """Put back what the run changed outside of itself, and let go of itself: no cycle for the collector."""
+        del self.dispatch
+        super().restore()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if is_query(func):
+            return self.changed(func, args, kwargs) if func in SETTERS else execute(func, args, kwargs)
+        self.number += 1
+        op = self.op = Event(self.number, self.frame)
+        if func in INDEXING and len(args) > 1:
+            args = (args[0], kept_index(args[1]), *args[2:])
+        elif func is Tensor.to and len(args) > 1 and isinstance(args[1], Tensor):
+            _, x, device, dtype, *_ = cast_like(args[0], args[1])  # else to where a weight has its storage
+            args = (x, device, dtype, *args[2:])
+        short = self.shortcuts.get(func)
+        if short is not None:
+            try:
+                result = short(self, op, *args, **kwargs)
+            except RuleError:
+                result = NotImplemented
+            except TypeError as error:
+                if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                    raise
+                result = NotImplemented  # an argument that it does not take
+            if result is not NotImplemented:
+                self.finish(func, op, (*args, *kwargs.values()) if kwargs else args, result)
+                return result
+        if not self.exhaustive and _getframe(1).f_globals.get("__name__", "").startswith(_KERNELS):
+            raise UnseenOpError("a kernel of torch's runs an op that no torch function began")
+        for t in tensors_in(args[:1] if func in LOOKS_AT_FIRST_ONLY else (*args, *kwargs.values())):
+            v = self.value(t)
+            if v.shape != t.shape and not is_wrapped(t):
+                raise UnseenOpError("a tensor was given another shape by what torch functions do not see")
+            if v.field is not None:
+                op.ins.append((v.shape, v.field))
+        if self.exhaustive:
+            result = execute(func, args, kwargs)
+        else:
+            with self.dispatch:
+                result = execute(func, args, kwargs)
+        for t in tensors_in([result]):
+            if type(t) not in PLAIN:
+                self._adopt(func, op, t)
+        if getrefcount(_getframe()) > _HELD:
+            gc.collect(0)  # what holds a frame of torch's holds those that called it, down to the forward's own
+        self.drop_inner(tensors_in((result, *args, *kwargs.values())))
+        self.record(func, op, result if result is not None else args[0] if args else None)
+        self.op = None
+        return result
+
+    def _adopt(self, func: Any, op: Event, t: Tensor) -> None:
+        """A tensor of a class of its own: torch has wrapped what an op made, and the field was lost on the way."""
+        if op.ins and KEY not in t.__dict__ and id(t) not in self.known:
+            name = f"{call_name(func)} of {type(t).__name__}"
+            self.make(t, join([everything(field, name) for _, field in op.ins]))
+
+    def finish(self, func: Any, op: Event, args: Sequence[Any], result: Any) -> None:
+        """Close an op that a shortcut answered."""
+        params = self.params
+        for a in args:
+            if id(a) in params:
+                self._use(id(a))
+        self.record(func, op, result)
+        self.op = None
+
+    def alone(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An ATen op called by no torch function (scripted code): an event of its own."""
+        op = self.op = Event(self.number, self.frame)
+        op.ins = [(v.shape, v.field) for t in tensors_in(args) if (v := self.value(t)).field is not None]
+        with torch._C.DisableTorchFunction(), self.dispatch:  # kernels in Python call torch functions too
+            result = execute(func, args, kwargs)
+        if getrefcount(_getframe()) > _HELD:
+            gc.collect(0)
+        self.drop_inner(tensors_in((result, *args, *kwargs.values())))
+        self.op = None
+        self.record(getattr(func, "overloadpacket", func), op, result)
+        return result
+
+    def record(self, func: Any, op: Event, result: Any) -> None:
+        """Write the event of an op whose result the input reaches."""
+        ledger = self.ledger
+        ledger.peak = max(ledger.peak, ledger.live)
+        if not op.ins:
+            return
+        if type(result) is Tensor:
+            v = self.value(result)
+            size = v.cell.nbytes if type(v) is Traced else 0
+        else:
+            found = [(self.value(t), t) for t in tensors_in([result])]
+            reached = [(v, t) for v, t in found if v.field is not None]
+            if not reached:
+                return
+            v, size = reached[0][0], sum(nbytes_of(t) for _, t in reached)
+        field = v.field
+        if field is None:
+            return
+        if func is _UNPACK_DUAL:  # the value and its tangent, one of which goes on unseen
+            both = [(w.shape, f) for w, _ in reached if (f := w.field) is not None]
+            field = join([f if shape == v.shape else everything(f, call_name(func)) for shape, f in both])
+        op.op, op.shape, op.field, op.nbytes = call_name(func), v.shape, field, size
+        self.events.append(op)

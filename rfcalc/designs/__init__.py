@@ -1,0 +1,1 @@
+"""From a target in words to a `Design`: finding, loading, building without storage."""

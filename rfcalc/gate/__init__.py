@@ -1,0 +1,1 @@
+"""What a design may cost and must see, what a report says against that, and what would mend it."""

@@ -1,0 +1,23 @@
+"""Surrogates of losses: the sum of prediction and target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rfcalc.proof.surrogates.registry import Call, summed, surrogate, tensors_in
+
+
+@surrogate(
+    "mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy binary_cross_entropy_with_logits"
+)
+def _loss(call: Call, *args: Any, reduction: str = "mean", **kwargs: Any) -> Tensor:
+    every = summed(call.operands(), np.broadcast_shapes(*(t.shape for t in tensors_in(args, kwargs))))
+    return every if reduction == "none" else every.mean()
+
+
+@surrogate("multi_margin_loss multilabel_margin_loss")
+def _margin_loss(call: Call, x: Tensor, target: Tensor, *args: Any, reduction: str = "mean", **kwargs: Any) -> Tensor:
+    return x.mean(-1) if reduction == "none" else x.mean()
