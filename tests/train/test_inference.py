@@ -13,7 +13,7 @@ from torch import nn
 
 from rfcalc.designs.design import load_design
 from rfcalc.errors import ForwardError, InputError, NotFiniteError, RunError
-from rfcalc.train import description, run_folder
+from rfcalc.train import description, run_folder, weights
 from rfcalc.train import inference as use
 from rfcalc.train.inference import Normal
 from rfcalc.train.weights import About, Trained
@@ -40,7 +40,7 @@ def same(one, other):
 
 
 def test_a_run_has_every_seed_raw_and_averaged(run):
-    found = use.find(run)
+    found = weights.find(run)
     assert [(one.about.seed, one.about.weights, one.about.epoch) for one in found] == [
         (3, "raw", 3), (3, "ema", 3), (4, "raw", 3), (4, "ema", 3),
     ]  # fmt: skip
@@ -54,25 +54,25 @@ def test_a_run_has_every_seed_raw_and_averaged(run):
 
 
 def test_a_run_whose_states_are_gone_has_its_weights(run, tmp_path):
-    before = use.find(run)
+    before = weights.find(run)
     for file in run.iterdir():
         if file.suffix != ".pt":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    after = use.find(tmp_path)
+    after = weights.find(tmp_path)
     assert [one.about for one in after] == [one.about for one in before]
     assert all(same(one.tensors, other.tensors) for one, other in zip(before, after, strict=True))
 
 
 def test_a_file_knows_all_that_its_run_knows(run):
-    (alone,) = use.find(run / "weights-4-ema.safetensors")
-    assert alone.about == use.find(run)[3].about
+    (alone,) = weights.find(run / "weights-4-ema.safetensors")
+    assert alone.about == weights.find(run)[3].about
 
 
 def test_a_state_has_both_kinds_and_its_run_tells_the_rest(run, tmp_path):
-    both = use.find(run / "state-3.pt")
-    assert [one.about for one in both] == [one.about for one in use.find(run)[:2]]
+    both = weights.find(run / "state-3.pt")
+    assert [one.about for one in both] == [one.about for one in weights.find(run)[:2]]
     (tmp_path / "state.pt").write_bytes((run / "state-3.pt").read_bytes())
-    away = use.find(tmp_path / "state.pt")
+    away = weights.find(tmp_path / "state.pt")
     assert away[1].about == About(seed=3, epoch=3, weights="ema")
 
 
@@ -80,7 +80,7 @@ def test_a_state_has_both_kinds_and_its_run_tells_the_rest(run, tmp_path):
 def test_files_of_other_programs(tmp_path, nest):
     tensors = nn.Linear(2, 3).state_dict()
     torch.save(tensors if nest is None else {"epoch": 3, nest: tensors, "lr": 0.1}, tmp_path / "net.pth")
-    (found,) = use.find(tmp_path / "net.pth")
+    (found,) = weights.find(tmp_path / "net.pth")
     assert same(found.tensors, tensors)
     assert found.about == About()
 
@@ -89,7 +89,7 @@ def test_safetensors_of_other_programs(tmp_path):
     tensors = nn.Linear(2, 3).state_dict()
     save_file(tensors, tmp_path / "net.safetensors", {"format": "pt", "mean": "nothing of ours"})
     (tmp_path / "config.json").write_text('{"architectures": ["Net"]}')
-    (found,) = use.find(tmp_path / "net.safetensors")
+    (found,) = weights.find(tmp_path / "net.safetensors")
     assert same(found.tensors, tensors)
     assert found.about == About()
 
@@ -109,7 +109,7 @@ class Bomb:
 def test_nothing_pickled_is_loaded(tmp_path, way, name):
     way({"state_dict": nn.Linear(2, 2).state_dict(), "more": Bomb(tmp_path / "gone-off")}, tmp_path / name)
     with pytest.raises(RunError, match=r"pickled objects in it, which are never loaded\); save model.state_dict"):
-        use.find(tmp_path / name)
+        weights.find(tmp_path / name)
     assert not (tmp_path / "gone-off").exists()
 
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_read(tmp_path, name):
     place, make, message = BAD[name]
     make(tmp_path)
     with pytest.raises(RunError) as raised:
-        use.find(tmp_path / place)
+        weights.find(tmp_path / place)
     assert message in str(raised.value)
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -155,7 +155,7 @@ def test_what_cannot_be_read(tmp_path, name):
 def test_a_run_without_an_epoch(run, tmp_path):
     (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
     with pytest.raises(RunError, match="no seed has finished an epoch; there are no weights yet"):
-        use.find(tmp_path)
+        weights.find(tmp_path)
 
 
 def one(weights=None, seed=None):
@@ -164,20 +164,20 @@ def one(weights=None, seed=None):
 
 def test_picking():
     found = [one("raw", 3), one("ema", 3), one("raw", 4), one("ema", 4)]
-    assert use.pick(found) == found
-    assert use.pick(found, weights="ema") == [found[1], found[3]]
-    assert use.pick(found, weights="raw", seed=4) == [found[2]]
-    assert use.best_known(found) is found[1]
-    assert use.best_known(found[2:]) is found[3]
-    assert use.best_known([found[0], found[3]]) is found[0]
+    assert weights.pick(found) == found
+    assert weights.pick(found, weights="ema") == [found[1], found[3]]
+    assert weights.pick(found, weights="raw", seed=4) == [found[2]]
+    assert weights.best_known(found) is found[1]
+    assert weights.best_known(found[2:]) is found[3]
+    assert weights.best_known([found[0], found[3]]) is found[0]
     with pytest.raises(RunError, match="no weights of seed 5; it has weights of seed 3, 4"):
-        use.pick(found, seed=5)
+        weights.pick(found, seed=5)
     with pytest.raises(RunError, match="no ema weights; it has raw"):
-        use.pick(found[:1], weights="ema")
+        weights.pick(found[:1], weights="ema")
     with pytest.raises(RunError, match="no raw weights; it has weights of a kind it does not tell"):
-        use.pick([one()], weights="raw")
+        weights.pick([one()], weights="raw")
     with pytest.raises(RunError, match="no weights of seed 1; it has weights of a seed it does not tell"):
-        use.pick([one()], seed=1)
+        weights.pick([one()], seed=1)
 
 
 # --- the network ---------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_picking():
 def test_a_network_that_fits_reaches_what_was_recorded(run, design):
     data = digits()
     read = run_folder.read(run)
-    for trained in use.find(run):
+    for trained in weights.find(run):
         model = use.fit(design, trained)
         assert not model.training
         known = use.recorded(read, trained.about)
@@ -221,7 +221,7 @@ def test_what_was_recorded_is_of_that_epoch(run):
     ],
 )
 def test_what_does_not_fit(run, design, change, message):
-    found = use.find(run)[0]
+    found = weights.find(run)[0]
     odd = dataclasses.replace(found, tensors=change(dict(found.tensors)))
     with pytest.raises(RunError) as raised:
         use.fit(design, odd)
@@ -371,5 +371,5 @@ def test_the_shape_of_an_image(design):
 
 def test_what_is_written_beside_weights_is_what_is_read(run):
     _, metadata = run_folder.read_weights(run / "weights-3-raw.safetensors")
-    assert set(use._LISTS) <= set(metadata)
+    assert set(weights._LISTS) <= set(metadata)
     assert json.loads(metadata["classes"]) == list("0123456789")
