@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rfcalc.analysis.events import Event, Frame, Layer
 from rfcalc.analysis.run import Run
+from rfcalc.analysis.tree import is_scripted
 from rfcalc.analysis.values import RuleError, execute
 
 _pop_mode, _push_mode = torch._C._pop_torch_function_stack, torch._C._push_on_torch_function_stack
@@ -33,7 +34,7 @@ def attribute(run: Run, modules: Sequence[nn.Module]) -> None:
         d = module.__dict__
         layer = layers.get(type(module)) if _OVERRIDES.isdisjoint(d) else None
         inner = module._call_impl
-        if isinstance(module, torch.jit.ScriptModule):
+        if is_scripted(type(module)):  # type: ignore[arg-type]  # mypy asks the instances for the hash
             inner = _scripted(run, inner)
         d["_call_impl"] = _framed(run, module, inner) if layer is None else _at_once(run, module, layer, inner)
 
@@ -66,9 +67,11 @@ def _at_once(run: Run, module: nn.Module, layer: Layer, inner: Callable[..., Any
     What the shortcut declines, and a layer that was changed since or has hooks, goes the long way.
     """
 
+    short = run.shortcuts[layer.function]
+
     def call(*args: Any, **kwargs: Any) -> Any:
         rest = _arguments(run, module, layer, args, kwargs)
-        result = NotImplemented if rest is None else _answer(run, module, layer.function, args[0], rest)
+        result = NotImplemented if rest is None else _answer(run, module, layer.function, short, args[0], rest)
         return _framed(run, module, inner)(*args, **kwargs) if result is NotImplemented else result
 
     return call
@@ -89,7 +92,9 @@ def _arguments(run: Run, module: nn.Module, layer: Layer, args: Any, kwargs: Any
         return None
 
 
-def _answer(run: Run, module: nn.Module, function: Callable[..., Any], x: Any, rest: tuple[Any, ...]) -> Any:
+def _answer(
+    run: Run, module: nn.Module, function: Any, short: Callable[..., Any], x: Any, rest: tuple[Any, ...]
+) -> Any:  # fmt: skip
     """The result of the function's shortcut, written as an event of the layer; NotImplemented where it declines.
 
     The mode is off meanwhile, as torch has it within `__torch_function__`.
@@ -101,7 +106,7 @@ def _answer(run: Run, module: nn.Module, function: Callable[..., Any], x: Any, r
     mode = _pop_mode()
     try:
         try:
-            result = run.shortcuts[function](run, op, x, *rest)
+            result = short(run, op, x, *rest)
         except RuleError:
             result = NotImplemented
         if result is NotImplemented:

@@ -49,6 +49,7 @@ class Tensors:
         self.op: Event | None = None
         self.used: set[int] = set()
         self.known: dict[int, tuple[Value, Tensor]] = {}
+        self.pristine = buffers.union(params)  # weights and buffers that nothing has asked for or written to
         self.stand_ins: dict[int, tuple[Tensor, Tensor]] = {}
         self.saved: list[tuple[Tensor, Tensor]] = []
         self.moved: dict[int, tuple[Tensor, Tensor]] = {}  # of the user's, with an alias as they were
@@ -86,6 +87,7 @@ class Tensors:
             const = t if not t.is_meta else None
         v = Traced(tuple(t.shape), None, Cell(self.ledger, 0), const)
         self.known[id(t)] = (v, t)
+        self.pristine.discard(id(t))
         return v
 
     def values(self, tensors: Sequence[Tensor]) -> list[Value]:

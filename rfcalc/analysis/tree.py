@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import torch
 from torch import Tensor, nn
 
 
@@ -15,6 +17,12 @@ class Tree:
     paths: dict[int, str]
     modules: list[nn.Module]
     params: dict[int, tuple[str, Tensor]]
+
+
+@lru_cache(maxsize=4096)
+def is_scripted(kind: type) -> bool:
+    """Is this the class of compiled code, whose attributes and calls live in C++?"""
+    return issubclass(kind, torch.jit.ScriptModule)
 
 
 def survey(model: nn.Module) -> Tree:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rfcalc.analysis.tree import is_scripted
+
 _CONTAINERS = frozenset((dict, list, set))
 _tables_of = itemgetter("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 _OF_EVERY_MODULE = tuple(nn.Module().__dict__)  # set by nn.Module itself, first and in this order
@@ -26,7 +28,7 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
     tables: list[tuple[Any, Any]] = []
     seen: set[int] = set()
     empty: list[dict[str, Any]] = []
-    scripted = [(m, getattr(m, "training", None)) for m in modules if isinstance(m, torch.jit.ScriptModule)]
+    scripted = [(m, getattr(m, "training", None)) for m in modules if is_scripted(type(m))]  # type: ignore[arg-type]
     for script, training in scripted:
         if training:
             script.eval()

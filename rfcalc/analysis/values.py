@@ -75,7 +75,7 @@ class Traced(Value):
     __slots__ = ("back", "cell", "corner", "parent", "replay", "version")
 
     def __init__(self, shape: Shape, field: Field | None, cell: Cell, const: Any = None) -> None:
-        super().__init__(shape, field, const)
+        self.shape, self.field, self.const, self.pattern = shape, field, const, None  # not by super(): one per op
         self.cell, self.version = cell, cell.version
         self.parent: Traced | None = None
         self.corner: Corner | None = None  # of a view of a large constant: which rectangle it is

@@ -11,11 +11,12 @@ from torch import Tensor
 from rfcalc.analysis.fast.registry import (
     NUMBERS,
     Shortcut,
+    attached,
     broadcast_shape,
+    empty_as_torch,
     kept_dims,
     meta_empty,
     named,
-    output_of,
     shortcut,
 )
 from rfcalc.analysis.rules import RULES, Call
@@ -62,7 +63,8 @@ def _unary_of(names: tuple[str, ...]) -> Shortcut:
         if v.field is None:
             return NotImplemented
         call = Call("relu", (v.shape,))
-        return output_of(run, op, input, v, call, run.interpret(kept_dims, call, v))
+        field = run.interpret(kept_dims, call, v)
+        return attached(run, op, empty_as_torch(input, v.shape), v, call, field)
 
     return _unary
 

@@ -24,13 +24,13 @@ def batch_norm(
     v = run.value(input)
     if v.field is None or len(v.shape) < 2 or running_mean is None or running_var is None or not input.is_contiguous():
         return NotImplemented
-    channels = v.shape[1]
+    size, dtype, pristine = v.shape[1:2], input.dtype, run.pristine
     for t in (running_mean, running_var, weight, bias):
         if t is None:
             continue
-        if type(t) not in PLAIN or t.numel() != channels or t.dim() != 1:
+        if type(t) not in PLAIN or t.dtype is not dtype or t.shape != size:
             return NotImplemented
-        if t.dtype is not input.dtype or is_reached(run, t):
+        if id(t) not in pristine and is_reached(run, t):
             return NotImplemented
     if type(momentum) not in NUMBERS or type(eps) not in NUMBERS or eps <= 0:
         return NotImplemented

@@ -45,11 +45,9 @@ def named(names: str) -> list[Any]:
     return found
 
 
-def empty_as_torch(x: Tensor, shape: Shape) -> Tensor | None:
-    """What torch would return: contiguous for contiguous, the same strides for the same shape; else not ours to say."""
-    if x.is_contiguous():
-        return meta_empty(shape, x)
-    return torch.empty_like(x) if tuple(x.shape) == shape else None
+def empty_as_torch(x: Tensor, shape: Shape) -> Tensor:
+    """What torch returns for an element-wise function of one operand: its strides."""
+    return meta_empty(shape, x) if x.is_contiguous() else torch.empty_like(x)
 
 
 def meta_empty(shape: Shape, like: Tensor) -> Tensor:
@@ -63,8 +61,14 @@ INTS, NUMBERS = frozenset((int,)), frozenset((int, float))
 def sizes_of(a: Any) -> Any:
     """An int or a tuple of ints, also where torch was given a list or integers of numpy; None for anything else."""
     kind = type(a)
-    if kind is int or (kind is tuple and INTS.issuperset(map(type, a))):
+    if kind is int:
         return a
+    if kind is tuple:
+        for i in a:
+            if type(i) is not int:
+                break
+        else:
+            return a
     if isinstance(a, np.integer):
         return int(a)
     if isinstance(a, list | tuple):
@@ -75,10 +79,7 @@ def sizes_of(a: Any) -> Any:
 
 def is_reached(run: Run, t: Tensor) -> bool:
     """Does what the input reaches also reach this weight or statistic?"""
-    ident = id(t)
-    if ident in run.known:
-        return run.value(t).field is not None
-    return ident not in run.params and ident not in run.buffers and run.value(t).field is not None
+    return id(t) not in run.pristine and run.value(t).field is not None
 
 
 def fits(run: Run, t: Any, shape: Shape, x: Tensor) -> bool:
@@ -86,11 +87,13 @@ def fits(run: Run, t: Any, shape: Shape, x: Tensor) -> bool:
     return t is None or (type(t) in PLAIN and t.dtype is x.dtype and t.shape == shape and not is_reached(run, t))
 
 
-def output_of(run: Run, op: Any, x: Tensor, v: Value, call: Call, field: Result) -> Any:
-    """Make the output tensor of a finished call, with its field."""
-    out = empty_as_torch(x, call.out[0])
-    if out is None:
-        return NotImplemented
+def output_of(run: Run, op: Any, x: Tensor, v: Value, call: Call, field: Result) -> Tensor:
+    """Make the contiguous output tensor of a finished call, with its field."""
+    return attached(run, op, meta_empty(call.out[0], x), v, call, field)
+
+
+def attached(run: Run, op: Any, out: Tensor, v: Value, call: Call, field: Result) -> Tensor:
+    """The output tensor of a finished call, with its field written on it."""
     op.ins.append((v.shape, v.field))
     if call.window is not None:
         op.windows.append(call.window)
@@ -131,6 +134,6 @@ def joined_by_x(sizes: Iterable[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def lies_plainly(x: Tensor, shape: Shape) -> bool:
-    """Contiguous, and with one channel not of the strides that torch takes for channels last."""
-    return x.is_contiguous() and (shape[1] != 1 or x.stride(1) != 1 or shape[2:] == (1,) * (len(shape) - 2))
+def is_taken_for_channels_last(x: Tensor, shape: Shape) -> bool:
+    """Of a contiguous map of one channel: has it strides that torch takes for channels last?"""
+    return x.stride(1) == 1 and shape[2:] != (1,) * (len(shape) - 2)

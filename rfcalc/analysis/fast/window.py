@@ -13,8 +13,8 @@ from rfcalc.analysis.fast.registry import (
     Shortcut,
     fits,
     is_reached,
+    is_taken_for_channels_last,
     joined_by_x,
-    lies_plainly,
     output_of,
     shortcut,
     sizes_of,
@@ -44,9 +44,11 @@ def _conv(n: int) -> Shortcut:
         shape = tuple(weight.shape)
         if v.field is None or len(v.shape) != n + 2 or len(shape) != n + 2:
             return NotImplemented
-        if input.dtype is not weight.dtype or not lies_plainly(input, v.shape) or is_reached(run, weight):
+        if input.dtype is not weight.dtype or not input.is_contiguous() or is_reached(run, weight):
             return NotImplemented
-        if not weight.is_contiguous() or not fits(run, bias, shape[:1], input):
+        if v.shape[1] == 1 and is_taken_for_channels_last(input, v.shape):
+            return NotImplemented
+        if not weight.is_contiguous() or (bias is not None and not fits(run, bias, shape[:1], input)):
             return NotImplemented
         padding = padding if type(padding) is str else sizes_of(padding)
         stride, dilation, groups = sizes_of(stride), sizes_of(dilation), sizes_of(groups)
@@ -57,9 +59,8 @@ def _conv(n: int) -> Shortcut:
             return NotImplemented
         call = Call(name, (out_shape,))
         field = run.interpret(rule, call, v, Value(shape), bias, stride, padding, dilation, groups)
-        out = output_of(run, op, input, v, call, field)
         run.count(macs)
-        return out
+        return output_of(run, op, input, v, call, field)
 
     return conv
 
