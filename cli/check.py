@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from rfcalc.designs.design import split_target
 from rfcalc.errors import ConfigError, DesignError, RfcalcError
 
+from .limits import with_limits
 from .shared import FILE, Debug, Input, Layout, complain, emit, screen, write_file
 
 if TYPE_CHECKING:
@@ -27,11 +28,9 @@ def _complete_format(incomplete: str) -> list[str]:
     return [name for name in formats() if name.startswith(incomplete)]
 
 
-def _limit(flag: str, text: str) -> Any:
-    return typer.Option(flag, metavar="N", show_default=False, help=text)
-
-
+@with_limits
 def command(
+    limits: Mapping[str, object],
     targets: Annotated[
         list[str] | None,
         typer.Argument(
@@ -39,30 +38,6 @@ def command(
             show_default=False,
             help="Files, folders (searched for designs), globs, file.py:Name or package.module:callable. "
             "Default: paths of [tool.rfcalc], else the folder models.",
-        ),
-    ] = None,
-    max_params: Annotated[str | None, _limit("--max-params", "Most parameters.")] = None,
-    min_rf: Annotated[str | None, _limit("--min-rf", "Least receptive field at the output, in pixels.")] = None,
-    min_rf_spatial: Annotated[
-        str | None, _limit("--min-rf-spatial", "The same of the last spatial map, before global pooling or flattening.")
-    ] = None,
-    max_macs: Annotated[str | None, _limit("--max-macs", "Most multiply-accumulates.")] = None,
-    max_activation_bytes: Annotated[
-        str | None, _limit("--max-activation-bytes", "Largest peak of live activations, batch 1.")
-    ] = None,
-    max_layers: Annotated[str | None, _limit("--max-layers", "Most layers that multiply.")] = None,
-    require_exact: Annotated[
-        bool | None,
-        typer.Option(
-            "--require-exact/--no-require-exact", show_default=False, help="Refuse operations without a rule."
-        ),
-    ] = None,
-    require_aligned: Annotated[
-        bool | None,
-        typer.Option(
-            "--require-aligned/--no-require-aligned",
-            show_default=False,
-            help="Refuse layers whose paths disagree on centre or jump.",
         ),
     ] = None,
     input_shape: Input = None,
@@ -121,18 +96,7 @@ def command(
     from rfcalc.render.verdicts import checked_format, verdicts
 
     checked_format(fmt)
-    flags: dict[str, object] = {
-        "max_params": _number(max_params),
-        "min_rf": _number(min_rf),
-        "min_rf_spatial": _number(min_rf_spatial),
-        "max_macs": _number(max_macs),
-        "max_activation_bytes": _number(max_activation_bytes),
-        "max_layers": _number(max_layers),
-        "require_exact": require_exact,
-        "require_aligned": require_aligned,
-        "input": input_shape,
-        "layout": layout,
-    }
+    flags = {**limits, "input": input_shape, "layout": layout}
     checked_flags(flags)
     found, refused = _found(targets or default_targets(config))
     settings = _settings(found.targets, config, flags, refused)
@@ -242,14 +206,6 @@ def _require_files(targets: Sequence[str], skipped: int) -> None:
     """
     if not all(Path(target).is_file() for target in targets):
         raise DesignError(f"{', '.join(targets)}: no target found: none of {skipped} Python files defines a design")
-
-
-def _number(text: str | None) -> object:
-    """The value of a limit's flag; what is neither a number nor `false` stays a text, for the settings to refuse."""
-    if text == "false":
-        return False
-    digits = (text or "").replace("_", "")
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else text
 
 
 def _write(text: str, output: Path | None) -> None:

@@ -21,20 +21,18 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rfcalc.designs.shapes import InputShape, Shape, checked_shape, parse_shape
 from rfcalc.errors import ConfigError, DesignError, InputError
-from rfcalc.gate.budget import Budget, limit_problem
+from rfcalc.gate.budget import LIMITS, SWITCHES, Budget, limit_problem
 
 _FILE = "pyproject.toml"
 _DEFAULT = "default"
-_LIMITS = tuple(limit.name for limit in fields(Budget))
-_UNLIMITED = {limit.name: None for limit in fields(Budget) if not isinstance(limit.default, bool)}
-_SETTINGS = (*_LIMITS, "input", "layout")
+_SETTINGS = (*LIMITS, "input", "layout")
 _TOP_KEYS = (*_SETTINGS, "paths", "design")
 _DESIGN_KEYS = (*_SETTINGS, "path", "reason")
 
@@ -77,7 +75,7 @@ def settings_for(
     values |= given
     origins |= {key: _flag(key) for key in given}
     return Settings(
-        budget=Budget(**{key: value for key, value in values.items() if key in _LIMITS}),
+        budget=Budget(**{key: value for key, value in values.items() if key in LIMITS}),
         input_shape=values.get("input"),
         layout=values.get("layout"),
         origins=origins,
@@ -99,7 +97,7 @@ def rows(settings: Settings) -> list[tuple[str, str, str]]:
     """Key, value as the file would spell it, and origin of everything that applies: for `--show-config`."""
     shape = "(the design's own)" if settings.input_shape is None else _spelled(_shape_text(settings.input_shape))
     layout = "(by the number of dims)" if settings.layout is None else _spelled(settings.layout)
-    found = [(key, _spelled(getattr(settings.budget, key))) for key in _LIMITS]
+    found = [(key, _spelled(getattr(settings.budget, key))) for key in LIMITS]
     found += [("input", shape), ("layout", layout)]
     found += [("reason", _spelled(settings.reason))] if settings.reason else []
     return [(key, value, settings.origins[key]) for key, value in found]
@@ -263,11 +261,11 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 def _checked(place: str, key: str, value: Any) -> Any:
     """The value of one key as Settings takes it. `place` is what stands before it: `--max-params `, or the file, its
     section and `max_params = `."""
-    if key in _LIMITS:
+    if key in LIMITS:
         problem = limit_problem(key, value)
         if problem:
             raise ConfigError(f"{place}{_cut(value)}: {problem}")
-        return _UNLIMITED.get(key, value) if value is False else value
+        return None if value is False and key not in SWITCHES else value
     if key == "input":
         return _checked_input(place, value)
     if key == "layout":

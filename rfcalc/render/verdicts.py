@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 from urllib.parse import quote
 
 from rfcalc.errors import RfcalcError
-from rfcalc.gate.budget import Budget
+from rfcalc.gate.budget import LIMITS
 from rfcalc.gate.cautions import Caution
 from rfcalc.render.cells import atom, changes, collapsed, figure_texts, nearest
 from rfcalc.render.page import BOLD, DIM, GREEN, RED, YELLOW, Page, fitted, styled, wrapped
@@ -284,7 +284,7 @@ def _sarif(verdicts: Sequence[Verdict], request: _Request) -> str:
     but about the run: a notification, and the run not successful (3.20.21, 3.58)."""
     from importlib.metadata import version
 
-    limits = [_flag(field.name) for field in dataclasses.fields(Budget)]
+    limits = [_flag(name) for name in LIMITS]
     kinds = list(get_args(get_type_hints(Caution)["kind"]))
     rules = [_rule(limit, "error", f"The design misses the limit {limit} of its budget.") for limit in limits]
     rules += [_rule(kind, "warning", f"rfcalc cautions: {kind}.") for kind in kinds]

@@ -116,7 +116,16 @@ def test_a_pipe_gets_no_colour_and_100_columns(rfcalc, write_design, monkeypatch
     assert max(map(len, found.out.splitlines())) > 40
 
 
-def test_shell_completion(monkeypatch):
-    environment = {**os.environ, "_RFCALC_COMPLETE": "complete_bash", "COMP_WORDS": "rfcalc ta", "COMP_CWORD": "1"}
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("rfcalc ta", "table"),
+        ("rfcalc check --max-p", "--max-params"),
+        ("rfcalc check --no-require-e", "--no-require-exact"),
+    ],
+)
+def test_shell_completion(words, completed):
+    place = str(words.count(" "))
+    environment = {**os.environ, "_RFCALC_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": place}
     found = subprocess.run(RFCALC, env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["table"]
+    assert found.stdout.split() == [completed]

@@ -9,7 +9,8 @@ from reports import report, row, window
 from torch import nn
 
 import rfcalc
-from rfcalc.gate.budget import Budget, check, depth, limit_problem
+from rfcalc.gate.budget import LIMITS as FIELDS
+from rfcalc.gate.budget import SWITCHES, Budget, check, depth, limit_problem
 from rfcalc.gate.cautions import Caution, cautions, suited, suspects
 from rfcalc.gate.gridding import holes
 
@@ -73,10 +74,21 @@ def test_every_limit(limit, value, measured, missed, layers, message):
     assert (violation.missed_by, violation.layers, violation.message) == (missed, layers, message)
 
 
-def test_every_field_of_the_budget_is_a_limit():
-    assert {case[0] for case in LIMITS} == set(Budget.__slots__)
-    everything = Budget(1, 99, 99, 1, 1, 1, True, True)
-    assert [v.limit for v in check(REPORT, everything)] == list(Budget.__slots__)
+def test_limits_are_told_in_the_order_of_the_budget():
+    values = {name: name in SWITCHES or (99 if FIELDS[name].least else 1) for name in {case[0] for case in LIMITS}}
+    assert [v.limit for v in check(REPORT, Budget(**values))] == [name for name in FIELDS if name in values]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_name_of_a_limit_says_what_kind_it_is(name):
+    """Flags, the JSON schema and what is said of a missed limit go by the name."""
+    entry = FIELDS[name]
+    assert name.split("_")[0] == ("require" if name in SWITCHES else "min" if entry.least else "max")
+    measured = entry.measure(REPORT)
+    assert measured is None or type(measured) is int
+    assert {type(entry.share(row)) for row in ROWS} == {int}
+    assert entry.help.endswith(".")
+    assert entry.words == entry.words.strip(" .")
 
 
 def test_without_limits_everything_passes():

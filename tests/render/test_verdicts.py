@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import rfcalc
 from rfcalc.errors import RfcalcError
 from rfcalc.gate.advice import Advice
-from rfcalc.gate.budget import Budget, Violation
+from rfcalc.gate.budget import LIMITS, Budget, Violation
 from rfcalc.gate.cautions import Caution
 from rfcalc.gate.verdict import Figures, Verdict
 from rfcalc.render.verdicts import checked_format, formats, verdicts
@@ -215,7 +215,9 @@ def test_the_schema_takes_nothing_more_and_nothing_less():
         with pytest.raises(jsonschema.ValidationError, match="colour"):
             jsonschema.validate(changed, OWN)
         del place["colour"]
-        for key in list(place):
+        # A limit that came after the schema is in what it describes, but not required of what was written before.
+        later = LIMITS.keys() - OWN["$defs"]["budget"]["required"] if path[-1:] == ("budget",) else set()
+        for key in place.keys() - later:
             value = place.pop(key)
             with pytest.raises(jsonschema.ValidationError):
                 jsonschema.validate(changed, OWN)
