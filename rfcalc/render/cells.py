@@ -12,55 +12,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rfcalc.analysis.report import Axis, LayerRow, Report
+    from rfcalc.analysis.report import Axis, LayerRow
     from rfcalc.gate.verdict import Figures
-
-HEADINGS = {
-    "name": "layer",
-    "op": "op",
-    "kernel": "k",
-    "stride": "s",
-    "padding": "p",
-    "dilation": "d",
-    "n_in": "N_in",
-    "n_out": "N_out",
-    "ch_in": "CH_in",
-    "ch_out": "CH_out",
-    "j_in": "J_in",
-    "j_out": "J_out",
-    "r_in": "R_in",
-    "r_out": "R_out",
-    "r_local": "R_local",
-    "params": "params",
-}
-# Tuples hold one value per axis of the inputs, one per axis of the layer's map, or are plain shapes.
-_PER_INPUT_AXIS = frozenset(
-    ("j_in", "j_out", "r_in", "r_out", "r_min", "r_local", "start", "effective_padding", "is_global")
-)
-_PER_MAP_AXIS = frozenset(("kernel", "stride", "padding", "dilation", "n_in", "n_out"))
-
-
-def cell(row: LayerRow, field: str, report: Report, merged: bool) -> str:
-    """One cell as a person reads it; `merged` shows R as smallest..largest where they differ."""
-    if merged and field == "r_out" and row.r_min != row.r_out:
-        return f"{per_axis(row.r_min, report.axes)}..{per_axis(row.r_out, report.axes)}"
-    value = getattr(row, field)
-    if isinstance(value, int) and not isinstance(value, bool) and field not in ("call", "groups", "ch_in", "ch_out"):
-        return f"{value:,}"
-    return text_of(value, field, report.axes)
-
-
-def text_of(value: Any, field: str, axes: Sequence[Axis]) -> str:
-    """A field's value, without thousands separators."""
-    if value is None:
-        return ""
-    if field in _PER_INPUT_AXIS:
-        return per_axis(value, axes)
-    if field in _PER_MAP_AXIS:
-        return collapsed(value)
-    if isinstance(value, tuple):
-        return "x".join(map(str, value))
-    return atom(value)
 
 
 def per_axis(values: Sequence[Any], axes: Sequence[Axis]) -> str:

@@ -34,7 +34,8 @@ from rfcalc.analysis.calls import call_name, is_query
 from rfcalc.analysis.report import LayerRow, Report
 from rfcalc.designs.design import Design
 from rfcalc.errors import DesignError, ForwardError, RfcalcError
-from rfcalc.render.cells import cell, collapsed, mark_of, per_axis
+from rfcalc.render.cells import collapsed, mark_of, per_axis
+from rfcalc.render.columns import named
 from rfcalc.text import one_line
 
 Point = tuple[int, int]
@@ -109,7 +110,7 @@ def comment_of(row: LayerRow, report: Report) -> str:
 
     `R 3..5` is the smallest and largest over the positions; the table's marks stand behind R: `*` global, `~`, `!`.
     """
-    jump, field_size = per_axis(row.j_out, report.axes), cell(row, "r_out", report, merged=True)
+    jump, field_size = per_axis(row.j_out, report.axes), named("r_out").cell(row, report, merged=True)
     return f"# N {collapsed(row.n_in)}->{collapsed(row.n_out)}  J {jump}  R {field_size}{mark_of(row, report.axes)}"
 
 

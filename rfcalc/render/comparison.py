@@ -16,7 +16,8 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rfcalc.errors import RfcalcError
-from rfcalc.render.cells import HEADINGS, atom, cell, changes, collapsed, figure_texts, nearest
+from rfcalc.render.cells import atom, changes, collapsed, figure_texts, nearest
+from rfcalc.render.columns import COLUMNS, Column
 from rfcalc.render.page import BOLD, DIM, GREEN, RED, YELLOW, Page, ascii_format, colored, fitted, styled, wrapped
 from rfcalc.render.table import DEFAULT_FORMAT, checked_format, selected
 from rfcalc.render.training import held, verdict_values
@@ -237,24 +238,24 @@ def _difference(old: Compared, new: Compared, page: Page) -> str:
         return f"{title}\nno layer differs"
     both = [pair for pair in pairs if pair.change == "changed"]
     rare = [field for field in _RARE_FIELDS if any(_differs(pair, field) for pair in both)]
-    fields = [field for field in HEADINGS if field == "name" or field in (*_FIELDS, *rare)]
+    columns = [column for column in COLUMNS if column.name in ("name", *_FIELDS, *rare)]
     cells: list[list[str]] = []
     styles: list[str] = []
     for change, run in itertools.groupby(pairs, key=lambda pair: pair.change):
         group = list(run)
         if not change and len(group) > _ALIKE:
-            cells.append(["", f"({len(group)} alike)", *[""] * (len(fields) - 1)])
+            cells.append(["", f"({len(group)} alike)", *[""] * (len(columns) - 1)])
         else:
-            cells += [[change, *(_changed(pair, field, before, after) for field in fields)] for pair in group]
+            cells += [[change, *(_changed(pair, column, before, after) for column in columns)] for pair in group]
         styles += [_STYLES.get(change, "")] * (len(cells) - len(styles))
-    body = fitted(["change", *(HEADINGS[field] for field in fields)], cells, page)
+    body = fitted(["change", *(column.heading for column in columns)], cells, page)
     return "\n\n".join([title, colored(body, styles) if page.color and page.fmt == "simple" else body])
 
 
-def _changed(pair: Pair, field: str, before: Report, after: Report) -> str:
+def _changed(pair: Pair, column: Column, before: Report, after: Report) -> str:
     """`8`, or `8 -> 10`."""
     sides = [(pair.before, before), (pair.after, after)]
-    texts = [cell(row, field, report, merged=True) for row, report in sides if row is not None]
+    texts = [column.cell(row, report, merged=True) for row, report in sides if row is not None]
     return texts[0] if len(set(texts)) == 1 else " -> ".join(text or "none" for text in texts)
 
 

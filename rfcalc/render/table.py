@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rfcalc.errors import RfcalcError
-from rfcalc.render.cells import HEADINGS, cell, collapsed, in_bytes, mark_of, nearest, per_axis, text_of
+from rfcalc.render.cells import in_bytes, mark_of, nearest, per_axis
+from rfcalc.render.columns import COLUMNS, Column, chosen, named
 from rfcalc.render.page import BOLD, DIM, YELLOW, Page, ascii_format, colored, fitted, styled, wrapped
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ _CONVENTIONS = (
     "k kernel, s stride, p padding (before:after where they differ)"
 )
 _MARKS = {
-    "d": "d dilation",
-    "R_local": "R_local: R without global context",
     "..": "a..b: smallest to largest over the positions",
     "*": "*: global, depends on the whole input (or on the named axes of it)",
     "~": "~: an operation without a rule, taken to see everything",
@@ -51,15 +50,8 @@ def checked_format(fmt: str) -> str:
 
 
 def checked_columns(text: str) -> list[str]:
-    """`n_out,r_out` -> field names of LayerRow. Raises RfcalcError that gives the nearest names, or all of them."""
-    from rfcalc.analysis.report import LayerRow
-
-    known = LayerRow._fields
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise RfcalcError(f"column {name!r}: unknown; {nearest(name, known)}")
-    return names
+    """`n_out,r_out` -> names of columns. Raises RfcalcError that gives the nearest names, or all of them."""
+    return [named(name.strip()).name for name in text.split(",")]
 
 
 def table(
@@ -75,26 +67,27 @@ def table(
 
     Args:
         rows: "default": what moves the grid or owns parameters; "geometry": what moves it; "all": every op.
-        columns: fields of LayerRow; by default those of the README's tables.
+        columns: fields of LayerRow, or other names of columns; by default those of the README's tables.
         fmt: one of `formats()`.
         width: long layer names are cut at the left to keep within it; None leaves them whole.
         color: mark headings and approximate rows with terminal colours.
         ascii_only: use no other character than ASCII.
 
     Raises:
-        RfcalcError: an unknown format.
+        RfcalcError: an unknown format or column.
     """
     checked_format(fmt)
+    asked = [named(name) for name in columns or ()]
     if fmt == "json":
         return json.dumps([report.to_dict(selected(report, rows)) for report in reports], indent=1)
     if fmt == "csv":
-        return _csv(reports, rows, columns)
+        return _csv(reports, rows, asked)
     page = Page(fmt=ascii_format(fmt) if ascii_only else fmt, width=width, color=color, ascii_only=ascii_only)
     used: set[str] = set()
     blocks = []
     for report in reports:
         heading = [styled(report.name, BOLD, color)] if len(reports) > 1 else []
-        body = _body(report, selected(report, rows), columns, page, used)
+        body = _body(report, selected(report, rows), asked, page, used)
         blocks += ["\n".join([*heading, body]), _totals(report, width)]
     text = "\n\n".join([*blocks, _footnote(used, page)])
     return text.encode("ascii", "replace").decode() if ascii_only else text
@@ -112,19 +105,19 @@ def selected(report: Report, rows: Rows) -> list[LayerRow]:
 # --- one table -----------------------------------------------------------------------------------------------
 
 
-def _body(report: Report, rows: Sequence[LayerRow], columns: Sequence[str] | None, page: Page, used: set[str]) -> str:
+def _body(report: Report, rows: Sequence[LayerRow], asked: Sequence[Column], page: Page, used: set[str]) -> str:
     """The table of one report; adds to `used` what the footnote has to explain."""
-    merged = columns is None
-    fields = list(columns) if columns else _default_fields(rows)
-    headings = list(columns) if columns else [HEADINGS[f] for f in fields]
-    cells = [*_input_cells(report, fields), *([cell(row, f, report, merged) for f in fields] for row in rows)]
+    merged = not asked
+    columns = asked or chosen(rows)
+    headings = [column.heading if merged else column.name for column in columns]
+    cells = [*_input_cells(report, columns), *([c.cell(row, report, merged) for c in columns] for row in rows)]
     marks = [*("" for _ in report.input_shapes), *(mark_of(row, report.axes) for row in rows)]
     if merged and any(marks):
         headings.append("")
         cells = [[*line, mark] for line, mark in zip(cells, marks, strict=True)]
-        used.update(letter for letter in "~!*" if any(letter in mark for mark in marks))
+        used.update(letter for letter in _MARKS if any(letter in mark for mark in marks))
     if merged:
-        used.update(headings)
+        used.update(column.name for column in columns)
         used.update(".." for line in cells for cell in line if ".." in cell)
     body = fitted(headings, cells, page)
     styles = [YELLOW if "~" in mark else "" for mark in marks]
@@ -132,34 +125,15 @@ def _body(report: Report, rows: Sequence[LayerRow], columns: Sequence[str] | Non
 
 
 def _footnote(used: set[str], page: Page) -> str:
-    notes = [_CONVENTIONS, *(text for mark, text in _MARKS.items() if mark in used)]
+    notes = [_CONVENTIONS, *(column.note for column in COLUMNS if column.note and column.name in used)]
+    notes += [text for mark, text in _MARKS.items() if mark in used]
     return styled(wrapped("; ".join(notes), page.width), DIM, page.color)
 
 
-def _default_fields(rows: Sequence[LayerRow]) -> list[str]:
-    """The columns of the READMEs; dilation and R_local only when they tell something."""
-    dull = set()
-    if all(d == 1 for row in rows for d in row.dilation or ()):
-        dull.add("dilation")
-    if all(row.r_local == row.r_out for row in rows):
-        dull.add("r_local")
-    return [field for field in HEADINGS if field not in dull]
-
-
-def _input_cells(report: Report, fields: Sequence[str]) -> Iterator[list[str]]:
+def _input_cells(report: Report, columns: Sequence[Column]) -> Iterator[list[str]]:
     """The row before the first: what the network is given."""
-    several = len(report.input_shapes) > 1
-    for i, shape in enumerate(report.input_shapes):
-        axes = [axis for axis in report.axes if axis.input == i]
-        channels = [n for dim, n in enumerate(shape, start=1) if dim not in {axis.dim for axis in axes}]
-        known = {
-            "name": f"input {i}" if several else "input",
-            "n_out": collapsed([axis.size for axis in axes]) if axes else "",
-            "ch_out": str(channels[0]) if len(channels) == 1 else "",
-            "j_out": "1",
-            "r_out": "1",
-        }
-        yield [known.get(field, "") for field in fields]
+    for i in range(len(report.input_shapes)):
+        yield [column.given(report, i) if column.given else "" for column in columns]
 
 
 # --- totals --------------------------------------------------------------------------------------------------
@@ -199,15 +173,15 @@ def _total_lines(report: Report) -> Iterator[tuple[str, str]]:
 # --- csv -----------------------------------------------------------------------------------------------------
 
 
-def _csv(reports: Sequence[Report], rows: Rows, columns: Sequence[str] | None) -> str:
-    """Field names as the heading; the columns do not depend on what is in them."""
-    fields = list(columns or HEADINGS)
+def _csv(reports: Sequence[Report], rows: Rows, asked: Sequence[Column]) -> str:
+    """The columns' names as the heading; which they are does not depend on what is in them."""
+    columns = asked or [column for column in COLUMNS if column.heading]
     several = len(reports) > 1
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["design", *fields] if several else fields)
+    writer.writerow([*["design"] * several, *(column.name for column in columns)])
     for report in reports:
-        lines = [*_input_cells(report, fields)]
-        lines += [[text_of(getattr(row, f), f, report.axes) for f in fields] for row in selected(report, rows)]
+        lines = [*_input_cells(report, columns)]
+        lines += [[column.plain(row, report) for column in columns] for row in selected(report, rows)]
         writer.writerows([report.name, *line] if several else line for line in lines)
     return stream.getvalue().removesuffix("\n")
