@@ -6,8 +6,20 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# The same examples in every run, on every machine; nothing that depends on how busy it is. How many is a test's own.
+settings.register_profile(
+    "rfcalc",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much),
+)
+settings.load_profile("rfcalc")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,6 +1,8 @@
 """Epochs and runs made by hand, for tests of what is told and judged of them."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rfcalc.train.description import Config, Run
 from rfcalc.train.loop import Epoch
@@ -8,9 +10,11 @@ from rfcalc.train.recipe import OURS
 from rfcalc.train.verdict import Claim
 
 
-def epoch(number=1, *, seed=1, raw=9940, ema=9950, total=10_000, **others):
+def epoch(
+    number: int = 1, *, seed: int = 1, raw: int = 9940, ema: int | None = 9950, total: int = 10_000, **others: Any
+) -> Epoch:
     """An epoch with so many test images right by the raw and by the averaged weights."""
-    values = {
+    values: dict[str, Any] = {
         "seed": seed, "epoch": number, "steps": 469, "seconds": 8.5, "images_per_second": 7058.8,
         "train_loss": 0.071234, "train_correct": 58_621, "train_total": 60_000,
         "test_loss": 0.0234, "test_correct": raw, "test_total": total,
@@ -21,15 +25,15 @@ def epoch(number=1, *, seed=1, raw=9940, ema=9950, total=10_000, **others):
     return Epoch(**{**values, **others})
 
 
-def trained(ema, raw=None, *, seed=1, total=10_000):
+def trained(ema: Sequence[int], raw: Sequence[int] | None = None, *, seed: int = 1, total: int = 10_000) -> list[Epoch]:
     """A run's epochs from what each had right; without `raw` the raw weights had 10 less."""
     raw = [count - 10 for count in ema] if raw is None else raw
     return [epoch(i, seed=seed, raw=r, ema=e, total=total) for i, (e, r) in enumerate(zip(ema, raw, strict=True), 1)]
 
 
-def run_of(epochs, **others):
+def run_of(epochs: Mapping[int, Iterable[Epoch]], **others: Any) -> Run:
     """A run of these epochs by seed, as if read from a folder."""
-    values = {
+    values: dict[str, Any] = {
         "design": "models/step8.py:Net", "target": "/home/me/models/step8.py:Net", "source": "5" * 64,
         "input_shape": (1, 28, 28), "params": 6720, "data": "mnist", "data_dir": None, "data_sha256": "d" * 64,
         "mean": (0.1307,), "std": (0.3081,), "classes": tuple("0123456789"), "recipe": OURS, "seeds": tuple(epochs),

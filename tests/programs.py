@@ -518,7 +518,7 @@ def branch(shape, left, right, join, crop):
             return torch.where(y > z, y, z)
         if join == "div":
             return y / (z + 1)
-        joins = {"add": torch.add, "mul": torch.mul, "maximum": torch.maximum, "sub": torch.sub}
+        joins: dict[str, Any] = {"add": torch.add, "mul": torch.mul, "maximum": torch.maximum, "sub": torch.sub}
         return joins[join](y, z)
 
     return Apply(run, a=a, b=b)

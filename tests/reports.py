@@ -2,13 +2,14 @@
 
 import dataclasses
 from fractions import Fraction
+from typing import Any
 
 from rfcalc.analysis.report import Axis, LayerRow, Report
 
 ONE = (Fraction(1), Fraction(1))
 
 
-def row(name: str, op: str, **changes) -> LayerRow:
+def row(name: str, op: str, **changes: Any) -> LayerRow:
     """A row of a square two-dimensional map that changes nothing, but for what is said."""
     plain = LayerRow(
         name=name,
@@ -49,13 +50,13 @@ def row(name: str, op: str, **changes) -> LayerRow:
     return plain._replace(**changes)
 
 
-def window(name: str, op: str, k: int, **changes) -> LayerRow:
+def window(name: str, op: str, k: int, **changes: Any) -> LayerRow:
     """A row of a convolution or pool of k taps, stride 1."""
     shape = {"kernel": (k, k), "stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
     return row(name, op, **{**shape, "moves_grid": True, **changes})
 
 
-def report(*rows: LayerRow, **changes) -> Report:
+def report(*rows: LayerRow, **changes: Any) -> Report:
     plain = Report(
         name="net.py:Net",
         input_shapes=((1, 28, 28),),

@@ -6,7 +6,7 @@ from textwrap import dedent
 
 from rfcalc.designs.design import load_design
 from rfcalc.train import description, record
-from rfcalc.train.data import load
+from rfcalc.train.data import DataSet, load
 from rfcalc.train.loop import train
 from rfcalc.train.recipe import OURS
 from rfcalc.train.verdict import Claim
@@ -23,12 +23,12 @@ NET = dedent("""
 """)
 
 
-def digits():
+def digits() -> DataSet:
     """1,437 training and 360 test images of 8x8."""
     return load("digits", input_shape=(1, 8, 8))
 
 
-def trained_run(home: Path, *, seeds=(1,), ema=0.99, epochs=3) -> Path:
+def trained_run(home: Path, *, seeds: tuple[int, ...] = (1,), ema: float = 0.99, epochs: int = 3) -> Path:
     """The folder of a run of `home`/net.py, which it writes."""
     (home / "net.py").write_text(NET)
     design, data = load_design(str(home / "net.py")), digits()

@@ -129,7 +129,8 @@ class Model(nn.Module):
         return tensors_in(self.call[0](*args, **kwargs))
 
     def forward(self, *flats: Tensor) -> list[Tensor]:
-        log, outs = self.log, []
+        log = self.log
+        outs: list[Tensor] = []
         log.results, log.kinds = [], []
 
         def keep(kind: str, tensors: Sequence[Tensor]) -> None:

@@ -29,7 +29,7 @@ from rfcalc.analysis.parts import EMPTY, Part, Span, dense, expand_span, line_of
 from rfcalc.analysis.windows import transposed_taps, window_length, window_part
 from rfcalc.analysis.writes import write_box
 
-laws = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+laws = settings(max_examples=60)
 SHAPE = (3, 4, 2)
 ONE = Fraction(1)
 

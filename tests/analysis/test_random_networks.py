@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from cases import CASES
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from programs import Program, programs
 from torch import nn
 
@@ -41,10 +41,7 @@ def disagreements(model: nn.Module, shape, report: Report) -> list[str]:
     ]
 
 
-@settings(
-    max_examples=500, derandomize=True, database=None, deadline=None, print_blob=False,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+@settings(max_examples=500)
 @given(programs())
 def test_random_networks(program: Program):
     with warnings.catch_warnings():

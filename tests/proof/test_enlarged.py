@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from programs import Apply, Program, programs
 from torch import nn
 
@@ -98,10 +98,7 @@ def test_a_map_without_interior_has_the_field_of_a_larger_one(mode):
         assert (min(widths), max(widths)) == (b.r_min[0], b.r_out[0])
 
 
-@settings(
-    max_examples=120, derandomize=True, database=None, deadline=None, print_blob=False,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+@settings(max_examples=120)
 @given(programs(MOVING_ALONG))
 def test_random_networks(program: Program):
     with warnings.catch_warnings():

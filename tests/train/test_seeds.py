@@ -233,7 +233,7 @@ def test_processes_end_with_a_parent_that_was_killed(write_design, data, monkeyp
     workers = [int(pid) for pid in told.read_text().split()]
     assert len(workers) == 2
     for pid in workers:
-        assert ended_within(pid, 30)
+        assert ended_within(pid, 60)
 
 
 def ended_within(pid, seconds):

@@ -150,7 +150,7 @@ def plain_stack(layers, dims):
     return nn.Sequential(*made)
 
 
-@settings(max_examples=150, derandomize=True, database=None, deadline=None)
+@settings(max_examples=150)
 @given(st.data(), st.sampled_from([1, 2, 2, 3]))
 def test_r_of_a_plain_stack_is_the_recurrence_at_every_position(data, n):
     """r += (k - 1) * d * j, j *= s: whatever the padding, on any input, and per axis as in one dim."""
