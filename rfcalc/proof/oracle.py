@@ -51,8 +51,7 @@ def prepare(
     if [(a.input, a.dim) for a in inputs.axes] != [(a.input, a.dim) for a in report.axes]:
         raise InputError(f"the report was made of another input or layout than {inputs.shapes}")
     rows = rows_named(report, layers)
-    wanted = _wanted(rows, type(model).__name__)
-    oracle = replay(model, inputs, wanted, seed=seed, indices=READS_INDICES in report.notes)
+    oracle = replay(model, inputs, wanted(rows, type(model).__name__), seed=seed, indices=READS_INDICES in report.notes)
     for row in rows:
         out = oracle.outputs.get(row.call)
         if out is not None and tuple(out.shape) != tuple(row.shape_out):
@@ -60,7 +59,7 @@ def prepare(
     return oracle
 
 
-def _wanted(rows: Iterable[LayerRow], root: str) -> dict[int, str | None]:
+def wanted(rows: Iterable[LayerRow], root: str) -> dict[int, str | None]:
     """Call numbers, with the function's name where the row is a functional call (a module's row is named after it)."""
     names: dict[int, str | None] = {}
     for row in rows:

@@ -11,7 +11,8 @@ from programs import Apply, Program, programs
 from torch import nn
 
 from rfcalc import RfcalcError, analyze
-from rfcalc.proof.enlarged import enlarge, unclipped_checks
+from rfcalc.proof import enlarged
+from rfcalc.proof.enlarged import each_way, enlarge, unclipped_checks
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -67,23 +68,34 @@ class UNet(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.Sequential(conv(3, 1, 1), conv(1, 1, 1), conv(1, 2), conv(3, 1, 1)),
-        nn.Sequential(conv(3, 2, 1), conv(3, 1, 1), up("bilinear"), conv(3, 1, 1)),
-        nn.Sequential(conv(3, 2, 1), up("nearest"), conv(3, 1, 1), up("bicubic"), conv(3, 2, 1), conv(3, 1, 1)),
-        nn.Sequential(conv(3, 2, 1), nn.ConvTranspose2d(1, 1, 4, 2, 1), conv(3, 1, 1), conv(5, 1, 2)),
-        nn.Sequential(nn.ConvTranspose2d(1, 1, 1, (1, 3), 0, (0, 2)), conv(3, 1, 1)),
-        nn.Sequential(conv(3, 1, 1), Apply(lambda x: x.flip(2)), conv(3, 1, 1), conv(3, 1, 1)),
-        nn.Sequential(conv(3, 2, 1, o=4), nn.PixelShuffle(2), conv(3, 1, 1), conv(3, 1, 1)),
-        UNet("bilinear", 3),
-        UNet("nearest", 3),
-        nn.Sequential(conv(3, 2, 1), conv(3, 2, 1), conv(3, 2, 1), up("nearest", 4), conv(3, 1, 1)),
-    ],
-)  # fmt: skip
+FOLLOWING = [
+    nn.Sequential(conv(3, 1, 1), conv(1, 1, 1), conv(1, 2), conv(3, 1, 1)),
+    nn.Sequential(conv(3, 2, 1), conv(3, 1, 1), up("bilinear"), conv(3, 1, 1)),
+    nn.Sequential(conv(3, 2, 1), up("nearest"), conv(3, 1, 1), up("bicubic"), conv(3, 2, 1), conv(3, 1, 1)),
+    nn.Sequential(conv(3, 2, 1), nn.ConvTranspose2d(1, 1, 4, 2, 1), conv(3, 1, 1), conv(5, 1, 2)),
+    nn.Sequential(nn.ConvTranspose2d(1, 1, 1, (1, 3), 0, (0, 2)), conv(3, 1, 1)),
+    nn.Sequential(conv(3, 1, 1), Apply(lambda x: x.flip(2)), conv(3, 1, 1), conv(3, 1, 1)),
+    nn.Sequential(conv(3, 2, 1, o=4), nn.PixelShuffle(2), conv(3, 1, 1), conv(3, 1, 1)),
+    UNet("bilinear", 3),
+    UNet("nearest", 3),
+    nn.Sequential(conv(3, 2, 1), conv(3, 2, 1), conv(3, 2, 1), up("nearest", 4), conv(3, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("model", FOLLOWING)
 def test_what_follows_the_border(model):
     assert disagreements(model, (1, 8, 8), positions=12, more=20) == []
+
+
+@pytest.mark.parametrize("model", FOLLOWING)
+def test_one_axis_after_the_other(model):
+    """The same boxes on inputs that are longer one way only."""
+    report = analyze(model, (1, 8, 16))
+    found = [(run, check) for run in each_way(model, (1, 8, 16), report) for check in run.check()]
+    assert {check.axis.name for _, check in found} == {"H", "W"}
+    assert all(check.agrees for _, check in found)
+    shown = {check.layer for _, check in found} | {n for run, _ in found for n in run.skipped}
+    assert shown == {row.name for row in report.rows}
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
@@ -148,3 +160,36 @@ def test_an_input_that_would_not_fit_is_refused():
     model = nn.Sequential(*[conv(3, 2, 1) for _ in range(12)])
     with pytest.raises(RfcalcError, match="too large"):
         enlarge(model, (1, 8, 8), analyze(model, (1, 8, 8)))
+
+
+def test_what_is_too_dear_is_named(monkeypatch):
+    """Rows are measured in turn as long as all their gradients together are affordable."""
+    model = nn.Sequential(*[conv(3, 1, 1) for _ in range(4)])
+    report = analyze(model, (1, 8, 8))
+    places, grown = 5, 1 + 2 * 5 / 8
+    monkeypatch.setattr(enlarged, "_MAX_WORK", places * grown * (report.rows[0].macs + 16 * 64) * 3)
+    runs = list(each_way(model, (1, 8, 8), report))
+    assert [run.margin for run in runs] == [5, 5]
+    for run in runs:
+        assert [row.name for row in run.rows] == ["0", "1"]
+        assert run.skipped == dict.fromkeys("23", "gradients on the larger input cost too much")
+
+
+def test_what_would_not_fit_into_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(enlarged, "_MAX_KEPT", 64)
+    model = conv(3, 1, 1)
+    with pytest.raises(RfcalcError, match="too large"):
+        list(each_way(model, (1, 8, 8), analyze(model, (1, 8, 8))))
+
+
+def test_tokens_in_any_layout_and_given_tensors():
+    model = Apply(lambda x, c: c(x.permute(1, 2, 0)), c=nn.Conv1d(4, 4, 5, 2, 2))
+    report = analyze(model, (9, 4), layout="TNC")
+    checks = [check for run in each_way(model, (9, 4), report, layout="TNC") for check in run.check()]
+    assert [check.expected for check in checks if check.position == (0,)][-1:] == [(-2, 2)]
+    assert all(check.agrees for check in checks)
+    words = nn.Sequential(nn.Embedding(7, 4), Apply(lambda x: x.transpose(1, 2)), nn.Conv1d(4, 4, 3, 1, 1))
+    ids = torch.randint(7, (1, 9))
+    checks = [check for run in each_way(words, ids, analyze(words, ids)) for check in run.check()]
+    assert {check.layer for check in checks} >= {"2"}
+    assert all(check.agrees for check in checks)
