@@ -91,13 +91,27 @@ def antialias_taps(n: int, n_out: int, given: float | None, align: bool, support
     return Taps(np.where((free >= 0) & (free < n), free, -1), free)
 
 
-def _resample(call: Call, x: Value, n: int, taps: Callable[[int, int, int], Taps]) -> Result:
+def _jump(n: int, n_out: int, given: float | None) -> Fraction:
+    """How far neighbours lie apart: by the caller's scale factor, where it counts, also if the map is cut to whole
+    numbers (7 positions times 1.5 are 10)."""
+    return Fraction(1 / given).limit_denominator(1 << 10) if given else Fraction(n, n_out)
+
+
+def _resample(
+    call: Call,
+    x: Value,
+    n: int,
+    taps: Callable[[int, int, float | None], Taps],
+    given: list[float | None],
+    align: bool = False,
+) -> Result:
     field: Field | None = x.field
     assert field is not None
     first = len(x.shape) - n
     for i in range(n):
         a, b = x.shape[first + i], call.out[0][first + i]
-        field = tapped(field, first + i, a, taps(a, b, i), Fraction(a, b))
+        scale = given[i]
+        field = tapped(field, first + i, a, taps(a, b, scale), _jump(a, b, None if align else scale))
     call.window = Window((1,) * n, (1,) * n, ((0, 0),) * n, (1,) * n)
     return field
 
@@ -125,29 +139,30 @@ def nearest(call: Call, x: Value, size: Any = None, *scales: Any, **named: Any) 
     n, half = int(call.op[-2]), "exact" in call.op
     given = _scales((*scales, *named.values()), n)
     plain = call.op == "upsample_nearest2d"
-    return _resample(
-        call, x, n, lambda a, b, i: nearest_taps(a, b, None if plain and b in (a, 2 * a) else given[i], half)
-    )
+    if plain:
+        sizes = zip(x.shape[-n:], call.out[0][-n:], given, strict=True)
+        given = [None if b in (a, 2 * a) else scale for a, b, scale in sizes]
+    return _resample(call, x, n, lambda a, b, scale: nearest_taps(a, b, scale, half), given)
 
 
 @rule("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
 def linear(call: Call, x: Value, size: Any, align: bool, *scales: Any, **named: Any) -> Result:
     n = int(call.op[-2])
     given = _scales((*scales, *named.values()), n)
-    return _resample(call, x, n, lambda a, b, i: linear_taps(a, b, given[i], align))
+    return _resample(call, x, n, lambda a, b, scale: linear_taps(a, b, scale, align), given, align)
 
 
 @rule("upsample_bicubic2d")
 def cubic(call: Call, x: Value, size: Any, align: bool, *scales: Any, **named: Any) -> Result:
     given = _scales((*scales, *named.values()), 2)
-    return _resample(call, x, 2, lambda a, b, i: cubic_taps(a, b, given[i], align))
+    return _resample(call, x, 2, lambda a, b, scale: cubic_taps(a, b, scale, align), given, align)
 
 
 @rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
 def antialiased(call: Call, x: Value, size: Any, align: bool, *scales: Any, **named: Any) -> Result:
     given = _scales((*scales, *named.values()), 2)
     support = 2 if "cubic" in call.op else 1
-    return _resample(call, x, 2, lambda a, b, i: antialias_taps(a, b, given[i], align, support))
+    return _resample(call, x, 2, lambda a, b, scale: antialias_taps(a, b, scale, align, support), given, align)
 
 
 @rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
