@@ -73,6 +73,9 @@ class Ops(Tensors):
         shapes = tuple(tuple(t.shape) for t in outs) or tuple(v.shape for v in values_in(written))
         call = Call(schema.op, shapes)
         fields = self.fields(rule, call, vargs, vkwargs)
+        for v, f in call.writes:
+            if isinstance(v, Traced):
+                write(v, f)
         if call.window is not None and self.op is not None:
             self.op.windows.append(call.window)
         self._bind(schema, rule, call, args, kwargs, vargs, vkwargs, outs, fields, written)

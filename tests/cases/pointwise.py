@@ -42,6 +42,11 @@ fn(
     lambda x: F.threshold(x, 0.1, 2.0) + F.hardtanh(x) + F.logsigmoid(x) + F.rrelu(x) + F.prelu(x, torch.ones(2)),
     LINE,
 )
+fn("normal", lambda x: torch.normal(x, x[..., :1]) + torch.normal(0.0, x.flip(2)), LINE)
+fn("normal_", lambda x: x + torch.empty_like(x).normal_(), LINE)
+fn("prelu of the input", lambda x: F.prelu(x, x[0, :, 0]) + F.prelu(x, x[0, 0, 8:]), LINE)
+fn("embedding of the input", lambda x: F.embedding(torch.tensor([[2, 0], [1, 1]]), x[0, 0]))
+fn("embedding by and of the input", lambda x: F.embedding((x[0, 0, 0] > 1).long(), x[0, 0]))
 fn("glu", lambda x: F.glu(x, 1) + F.glu(x[..., :8], 3).sum(3, keepdim=True))
 fn("complex", lambda x: torch.complex(x, x.flip(3)).abs() + torch.polar(x, x.roll(1, 3)).real + torch.angle(x))
 fn(

@@ -52,6 +52,17 @@ fn(
     (2, 5, 6),
     norm=lambda: nn.GroupNorm(2, 4),
 )
+fn("layer_norm of the input", lambda x: F.layer_norm(x, (9,), x[0, 0, 0], x[0, 1, 1]))
+fn("rms_norm of the input", lambda x: F.rms_norm(x, (9,), x[0, 0, 3]))
+fn("group_norm of the input", lambda x: F.group_norm(x, 1, x[0, :, 0, 0], x[0, :, 3, 1]))
+fn("instance_norm of the input", lambda x: F.instance_norm(x, weight=x[0, :, 0, 0], bias=x[0, :, 3, 1]))
+fn(
+    "batch_norm of the input",
+    lambda x: (
+        F.batch_norm(x, x[0, :, 0, 0], x[0, :, 3, 1], x[0, :, 4, 8], x[0, :, 6, 2])
+        + F.batch_norm(x, None, None, x[0, :, 0, 0], x[0, :, 3, 1], training=True)
+    ),
+)
 case("local_response_norm", lambda: nn.LocalResponseNorm(3), (4, 5))
 fn("normalize", lambda x: F.normalize(x, dim=3))
 fn("cosine_similarity", lambda x: F.cosine_similarity(x, x.flip(3), 2))

@@ -53,6 +53,9 @@ fn(
     lambda x, w: torch.convolution(x, w, None, [2, 1], [0, 0], [1, 1], True, [0, 0], 1),
     w=weights(2, 3, 3, 3),
 )
+fn("conv of the input", lambda x: F.conv2d(x, x[0, :, None, :3, :2] * 2, x[0, :, 0, 0], padding=1, groups=2))
+fn("conv by the input", lambda x: F.conv1d(torch.ones(1, 2, 5), x[0, :, 2:4, :3], x[0, :, 0, 0]))
+fn("conv_transpose of the input", lambda x: F.conv_transpose2d(x, x[0, :, None, :1, 2:3] * 2, x[0, :, 0, 0], groups=2))
 fn("dynamic filter", lambda x: F.conv2d(x, x.mean((2, 3)).view(1, 2, 1, 1).expand(1, 2, 3, 3)))
 fn(
     "fixed filter",

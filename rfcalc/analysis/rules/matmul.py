@@ -10,6 +10,7 @@ from rfcalc.analysis.field import Field, broadcast, drop_dims, everything, join,
 from rfcalc.analysis.moves import permute_part, prefix_part, renumber_part
 from rfcalc.analysis.parts import Part, Shape
 from rfcalc.analysis.pattern import Lost
+from rfcalc.analysis.rules.parameters import per_output, with_parameters
 from rfcalc.analysis.rules.pointwise import blocked_entries, guessed, mask_of, with_mask
 from rfcalc.analysis.rules.registry import Call, Result, Value, everywhere, pointwise, rule, unknown
 from rfcalc.analysis.stretches import Mask, Rows, moved_mask
@@ -109,9 +110,8 @@ def linear(call: Call, x: Value, weight: Any, *bias: Any) -> Result:
     """Merge over the last dim. Quantized layers give their weights packed, as an object of its own."""
     if not isinstance(weight, Value):
         weight = Value(())
-    if weight.field is not None or x.field is None:
-        return everywhere(call, x, weight, *bias)
-    return reduce(x.field, (len(x.shape) - 1,)).unmasked()
+    field = x.field and reduce(x.field, (len(x.shape) - 1,)).unmasked()
+    return with_parameters(field, (per_output(weight), *bias), call.out[0])
 
 
 @rule("addmm", "addmv", "addbmm", "baddbmm")
@@ -156,7 +156,8 @@ def bilinear(call: Call, a: Value, b: Value, *args: Any, **kwargs: Any) -> Resul
     if call.op != "bilinear":
         return everywhere(call, a, b, *args)
     fields = [reduce(v.field, (len(v.shape) - 1,)) for v in (a, b) if v.field is not None]
-    return join(fields) if fields else None
+    weight, *bias = args
+    return with_parameters(join(fields) if fields else None, (per_output(weight), *bias), call.out[0])
 
 
 # ----------------------------------------------------------------------------------------------------- attention

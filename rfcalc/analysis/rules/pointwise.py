@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from rfcalc.analysis.field import Field, blank, broadcast, join
-from rfcalc.analysis.moves import broadcast_part, take_part
+from rfcalc.analysis.field import Field, blank, broadcast, drop_dims, join, mix, reduce
+from rfcalc.analysis.moves import broadcast_part, reshape_part, take_part
 from rfcalc.analysis.parts import Part
 from rfcalc.analysis.pattern import Lost, masked
+from rfcalc.analysis.rules.parameters import with_parameters
 from rfcalc.analysis.rules.registry import Call, Result, Value, everywhere, pointwise, rule, values
 from rfcalc.analysis.stretches import Mask, Rows, both_masks, flags_of, moved_mask
 
@@ -22,16 +23,15 @@ rule(
     *(
         "lift_fresh positive resolve_conj "
         "resolve_neg conj _conj feature_dropout alpha_dropout feature_alpha_dropout "
-        "quantize_per_tensor quantize_per_channel dequantize fake_quantize_per_tensor_affine "
-        "fake_quantize_per_channel_affine real imag "
-        "_native_batch_norm_legit_no_training prelu _prelu_kernel rrelu_with_noise rrelu  "
+        "quantize_per_tensor dequantize fake_quantize_per_tensor_affine real imag normal "
+        "_prelu_kernel rrelu_with_noise rrelu  "
         "hardshrink softshrink celu selu relu6 hardtanh hardswish hardsigmoid silu mish gelu elu leaky_relu relu "
         "log_sigmoid log_sigmoid_forward softplus threshold square clip clamp clamp_min clamp_max "
         "isfinite isinf isnan isreal nan_to_num bernoulli "
         "addcmul addcdiv lerp sub rsub divide multiply subtract true_divide floor_divide remainder fmod "
         "pow float_power maximum minimum fmax fmin hypot atan2 xlogy "
         "eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not "
-        "bitwise_xor isclose heaviside copysign polar complex bucketize "
+        "bitwise_xor isclose heaviside copysign polar complex "
         "abs angle sgn"
     ).split(),
     *(f"quantized::{op}" for op in "add add_relu mul mul_relu relu6 leaky_relu sigmoid hardswish elu celu".split()),
@@ -227,7 +227,7 @@ def copy(call: Call, x: Value, source: Value, *args: Any, **kwargs: Any) -> Resu
     "new_empty",
     "new_empty_strided",
     "uniform",
-    "normal",
+    "normal_",
     "random",
     "exponential",
 )
@@ -241,7 +241,31 @@ def constant(call: Call, x: Any, value: Any = None, *args: Any, **kwargs: Any) -
 @rule("embedding")
 def embedding(call: Call, weight: Value, indices: Value, *args: Any, **kwargs: Any) -> Result:
     """One row of the table per index: the dims of the indices, then the features."""
-    return None if indices.field is None else indices.field.unmasked()
+    return with_parameters(indices.field and indices.field.unmasked(), (rows_of(weight, indices),), call.out[0])
+
+
+def rows_of(table: Value, indices: Value) -> Value:
+    """What comes out of a table that is made of the input: the rows of known indices, else any of them."""
+    if table.field is None:
+        return table
+    last = table.shape[-1]
+    if indices.const is None or indices.field is not None:
+        return Value((last,), drop_dims(mix(reduce(table.field, (0,)).unmasked()), (0,), 2))
+    index = np.asarray(indices.const.cpu().numpy(), np.int64).reshape(-1)
+    picked = table.field.map(partial(take_part, dim=0, n=table.shape[0], index=index))
+    old, new = (index.size, last), (*indices.shape, last)
+    return Value(new, picked.map(lambda p: reshape_part(p, old, new)))
+
+
+@rule("prelu")
+def prelu(call: Call, x: Value, weight: Value) -> Result:
+    """One slope per channel, or one for all."""
+    return with_parameters(x.field and x.field.unmasked(), (weight,), call.out[0], max(len(x.shape) - 2, 0))
+
+
+@rule("quantize_per_channel", "fake_quantize_per_channel_affine")
+def by_channel(call: Call, x: Value, scales: Value, zeros: Value, axis: int, *args: Any) -> Result:
+    return with_parameters(x.field and x.field.unmasked(), (scales, zeros), call.out[0], len(x.shape) - 1 - axis)
 
 
 @rule("glu")
@@ -256,4 +280,4 @@ def glu(call: Call, x: Value, dim: int = -1) -> Result:
 
 @rule("one_hot")
 def one_hot(call: Call, x: Value, *args: Any) -> Result:
-    return embedding(call, x, x)
+    return x.field and x.field.unmasked()

@@ -19,7 +19,9 @@ from rfcalc.analysis.field import (
     touched,
     written_out,
 )
+from rfcalc.analysis.moves import renumber_part
 from rfcalc.analysis.parts import Part
+from rfcalc.analysis.rules.parameters import with_parameters
 from rfcalc.analysis.rules.registry import Call, Result, Value, Window, dim_of, dims_of, pointwise, rule, unknown
 from rfcalc.analysis.rules.window import group_channels
 from rfcalc.analysis.stretches import Mask, Rows
@@ -52,9 +54,26 @@ def reduction(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     """Reductions spell `dim` as an int, a list or nothing, in the first or second place."""
     if call.op in ("max", "min") and args and isinstance(args[0], Value):
         return pointwise(call, x, *args)  # the element-wise overload max(x, y)
+    if call.op in _QUANTILES:
+        return _quantile(call, x, *args, **kwargs)
     candidates = [kwargs.get("dim"), *[a for a in args if a is not None]]
     dims: Any = next((a for a in candidates if a is not None and _is_dims(a, call, len(x.shape))), None)
     return reduced(call, x, dims_of(dims, len(x.shape)))
+
+
+def _quantile(call: Call, x: Value, q: Any, dim: int | None = None, *args: Any, **kwargs: Any) -> Result:
+    """Each quantile asked for, in a first dim where they are several, of all along a dim."""
+    dims = dims_of(dim, len(x.shape))
+    field = x.field and reduce(x.field, dims).unmasked()
+    several = isinstance(q, Value) and len(q.shape) == 1
+    if field is not None and len(call.out[0]) - several != len(x.shape):
+        field = drop_dims(field, dims, len(x.shape))
+    if several:
+        field = field and field.map(lambda p: renumber_part(p, {d: d + 1 for d in range(len(x.shape))}))
+    return with_parameters(field, (q,), call.out[0], len(call.out[0]) - several)
+
+
+_QUANTILES = ("quantile", "nanquantile")
 
 
 def _is_dims(a: Any, call: Call, ndim: int) -> bool:
@@ -111,18 +130,18 @@ def _changed_only(old: Field, new: Field) -> Field | None:
 
 @rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
 def layer_norm(call: Call, x: Value, shape: Any, *args: Any, **kwargs: Any) -> Result:
-    """Statistics over the last dims."""
+    """Statistics over the last dims; the native forms give them too."""
     n = len(x.shape)
-    field = x.field
-    assert field is not None
-    field = normalise(field, range(n - len(shape), n))
-    return field if len(call.out) == 1 else (field,) * len(call.out)
+    dims = range(n - len(shape), n)
+    field = with_parameters(x.field and normalise(x.field, dims), (*args, *kwargs.values()), call.out[0])
+    return field if len(call.out) == 1 else (field, *(x.field and reduce(x.field, dims) for _ in call.out[1:]))
 
 
-def _group_stats(x: Value, groups: int) -> Field:
+def _group_stats(x: Value, groups: int) -> Field | None:
     """Statistics over the channels of a group and all of space."""
     field = x.field
-    assert field is not None
+    if field is None:
+        return None
     channels = x.shape[1]
     space = tuple(range(2, len(x.shape)))
     if groups == 1:
@@ -149,14 +168,30 @@ def _same(p: Part, q: Part) -> bool:
 
 @rule("group_norm")
 def group_norm(call: Call, x: Value, groups: int, *args: Any, **kwargs: Any) -> Result:
-    return _group_stats(x, groups)
+    return with_parameters(_group_stats(x, groups), (*args, *kwargs.values()), call.out[0], len(x.shape) - 2)
 
 
 @rule("native_group_norm")
 def native_group_norm(
     call: Call, x: Value, weight: Any, bias: Any, n: int, c: int, hxw: int, groups: int, eps: float
 ) -> Result:
-    return (_group_stats(x, groups),) * 3
+    """Beside the result the mean and the deviation of each sample and group."""
+    space = tuple(range(2, len(x.shape)))
+    field = with_parameters(_group_stats(x, groups), (weight, bias), call.out[0], len(space))
+    own = x.field and group_channels(reduce(x.field, space), 1, x.shape[1], groups, groups)
+    return field, own, own
+
+
+def _of_channels(x: Value) -> Field | None:
+    """What a number per channel, over batch and space, depends on."""
+    others = (0, *range(2, len(x.shape)))
+    return x.field and drop_dims(reduce(x.field, others).unmasked(), others, len(x.shape))
+
+
+def _update(call: Call, x: Value, *statistics: Any) -> None:
+    """In training the running statistics take in those of the batch; torch's schemas do not say so."""
+    own = _of_channels(x)
+    call.writes = tuple((v, with_parameters(own, (v,), v.shape)) for v in statistics if isinstance(v, Value))
 
 
 @rule("instance_norm")
@@ -164,18 +199,31 @@ def instance_norm(
     call: Call, x: Value, weight: Any, bias: Any, mean: Any, var: Any, use_input_stats: bool, *rest: Any
 ) -> Result:
     """With running statistics it is point-wise, as batch norm in evaluation."""
-    return _group_stats(x, x.shape[1]) if use_input_stats else pointwise(call, x)
+    given = (weight, bias) if use_input_stats else (weight, bias, mean, var)
+    if use_input_stats:
+        _update(call, x, mean, var)
+    field = _group_stats(x, x.shape[1]) if use_input_stats else x.field and x.field.unmasked()
+    return with_parameters(field, given, call.out[0], len(x.shape) - 2)
 
 
 @rule("batch_norm", "native_batch_norm", "_batch_norm_impl_index")
 def batch_norm(call: Call, x: Value, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *rest: Any) -> Result:
     """Point-wise in evaluation; statistics over batch and space where it has no running ones."""
-    if not training:
-        return pointwise(call, x)
-    field = x.field
-    assert field is not None
-    field = normalise(field, (0, *range(2, len(x.shape))))
-    return field if len(call.out) == 1 else (field,) * len(call.out)
+    others = (0, *range(2, len(x.shape)))
+    field = x.field and (normalise(x.field, others) if training else x.field.unmasked())
+    given = (weight, bias) if training else (weight, bias, mean, var)
+    if training:
+        _update(call, x, mean, var)
+    field = with_parameters(field, given, call.out[0], len(x.shape) - 2)
+    if len(call.out) == 1:
+        return field
+    own = _of_channels(x)
+    return field, *(own if training and out == x.shape[1:2] else None for out in call.out[1:])
+
+
+@rule("_native_batch_norm_legit_no_training")
+def frozen_batch_norm(call: Call, x: Value, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any) -> Result:
+    return batch_norm(call, x, weight, bias, mean, var, False)
 
 
 # ------------------------------------------------------------------------------------------------ along one dim

@@ -48,7 +48,7 @@ class Window(NamedTuple):
 class Call:
     """One op being interpreted: its name, the shapes of its outputs, and what the rule has to say beside the field."""
 
-    __slots__ = ("op", "out", "window", "write_back", "write_backs")
+    __slots__ = ("op", "out", "window", "write_back", "write_backs", "writes")
 
     def __init__(self, op: str, out: tuple[Shape, ...]) -> None:
         self.op, self.out = op, out
@@ -56,6 +56,7 @@ class Call:
         # For views: (parent's old field, the view's new field) -> parent's new field.
         self.write_back: WriteBack | None = None
         self.write_backs: list[WriteBack | None] = []  # the same, one per output, for views in several pieces
+        self.writes: tuple[tuple[Value, Field | None], ...] = ()  # what it writes to though its schema says nothing
 
 
 RULES: dict[str, Rule] = {}

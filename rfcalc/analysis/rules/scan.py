@@ -9,7 +9,7 @@ import numpy as np
 
 from rfcalc.analysis.field import Field, drop_dims, mix, reduce, taken_reversed, touched
 from rfcalc.analysis.moves import permute_part, prefix_part, renumber_part, take_part
-from rfcalc.analysis.rules.registry import Call, Result, Value, dim_of, everywhere, rule
+from rfcalc.analysis.rules.registry import Call, Result, Value, dim_of, everywhere, rule, values
 
 
 def prefixed(field: Field, dim: int, n: int) -> Field:
@@ -61,14 +61,14 @@ def recurrent(call: Call, x: Value, state: Any, params: Any, *args: Any, **kwarg
     Arguments as in ATen: has_biases, num_layers, dropout, train, bidirectional, batch_first.
     """
     if is_packed(args):  # (steps of all samples, features), sizes of the steps, state, params
-        state, packed = params, args[1:]
+        state, params, packed = params, args[0], args[1:]
         batch_first = False
         args = (*packed[:5], batch_first) if len(packed) >= 5 else ()
         if len(x.shape) != 2 or call.out[0][0] != x.shape[0] or call.out[1][1] != 1:
             args = ()  # the samples of a batch take turns
     states = list(state) if isinstance(state, list | tuple) else [state]
-    if x.field is None or len(args) < 6 or any(s.field is not None for s in states if isinstance(s, Value)):
-        return everywhere(call, x, *states)
+    if x.field is None or len(args) < 6 or any(v.field is not None for v in values((*states, params))):
+        return everywhere(call, x, *states, params)
     _, layers, _, _, bidirectional, batch_first = args[:6]
     time = 1 if batch_first and len(x.shape) == 3 else 0
     n = x.shape[time]

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rfcalc.analysis.field import AxisField, Field, everything, join, mix, reduce, touched
+from rfcalc.analysis.field import AxisField, Field, drop_dims, join, mix, reduce, touched
 from rfcalc.analysis.moves import pad_part, permute_part, reshape_part
 from rfcalc.analysis.parts import Part, Shape, expand_span
-from rfcalc.analysis.rules.registry import Call, Result, Value, Window, everywhere, rule, spatial
+from rfcalc.analysis.rules.parameters import per_output, with_parameters
+from rfcalc.analysis.rules.registry import Call, Result, Value, Window, rule, spatial, values
 from rfcalc.analysis.windows import HOLE, Taps, taps_part, transposed_taps, window_hits, window_part
 
 _ONE = Fraction(1)
@@ -122,10 +123,8 @@ def conv(
 ) -> Result:
     """Cross-correlation: all channels of a group, k taps of stride s, padding p, dilation d."""
     w = call.window = conv_window(weight.shape, stride, padding, dilation, groups)
-    if x.field is None:
-        return everywhere(call, weight)  # input-dependent weights: any tap may matter
-    field = convolved(x.field, x.shape, call.out[0], w)
-    return field if weight.field is None else _dynamic(call, field, weight)
+    field = None if x.field is None else convolved(x.field, x.shape, call.out[0], w)
+    return with_parameters(field, (per_output(weight), bias), call.out[0], len(w.kernel))
 
 
 def convolved(field: Field, shape: Shape, out: Shape, w: Window) -> Field:
@@ -134,13 +133,6 @@ def convolved(field: Field, shape: Shape, out: Shape, w: Window) -> Field:
     field = group_channels(field, dim, shape[dim], out[dim], w.groups)
     steps = _steps(shape[dim + 1 :], out[dim + 1 :], w)
     return _slide(field, dim + 1, shape, out, steps) if steps else field
-
-
-def _dynamic(call: Call, field: Field, weight: Value) -> Result:
-    """A weight computed from the input adds all it depends on."""
-    if weight.field is None:
-        return field
-    return mix(join([field, everything(weight.field)]))
 
 
 @rule("convolution", "_convolution")
@@ -160,15 +152,25 @@ def conv_transpose(
 ) -> Result:  # fmt: skip
     """Input i reaches outputs `i*s - p + t*d`; the jump divides by s."""
     w = call.window = conv_window(weight.shape, stride, padding, dilation, groups)
-    if x.field is None:
-        return everywhere(call, weight)
     dim = _channel_dim(x.shape, len(w.kernel))
-    field = group_channels(x.field, dim, x.shape[dim], weight.shape[1] * groups, groups)
+    field = x.field and group_channels(x.field, dim, x.shape[dim], weight.shape[1] * groups, groups)
     for i, (k, s, (before, _), d) in enumerate(zip(w.kernel, w.stride, w.padding, w.dilation, strict=True)):
         at = dim + 1 + i
         taps = transposed_taps(x.shape[at], call.out[0][at], k, s, before, d)
-        field = tapped(field, at, x.shape[at], taps, Fraction(1, s))
-    return _dynamic(call, field, weight)
+        field = field and tapped(field, at, x.shape[at], taps, Fraction(1, s))
+    return with_parameters(field, (_of_groups(weight, groups), bias), call.out[0], len(w.kernel))
+
+
+def _of_groups(weight: Value, groups: int) -> Value:
+    """The weight (inputs, outputs of a group, *taps) of a transposed convolution, for each output of each group."""
+    if weight.field is None:
+        return weight
+    shape = (groups, weight.shape[0] // groups, *weight.shape[1:])
+    others = [1, *range(3, len(shape))]
+    field = weight.field.unmasked().map(lambda p: reshape_part(p, weight.shape, shape))
+    merged = drop_dims(mix(reduce(field, others)), others, len(shape))
+    out = (groups * shape[2],)
+    return Value(out, merged.map(lambda p: reshape_part(p, (groups, shape[2]), out)))
 
 
 def tapped(field: Field, dim: int, n: int, taps: Taps, scale: Fraction = _ONE) -> Field:
@@ -276,12 +278,13 @@ def adaptive_pool(call: Call, x: Value, size: Any) -> Result:
 @rule("fractional_max_pool2d", "fractional_max_pool3d", "max_unpool2d", "max_unpool3d")
 def scattered(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     """Windows placed by random numbers, or targets placed by the data: any position of the map, channel by channel."""
-    if x.field is None:
-        return everywhere(call, x, *args)
-    n = _rank(call.op)
-    space = range(len(x.shape) - n, len(x.shape))
-    field = mix(reduce(x.field, space), touched(x.field, space))
-    return field if len(call.out) == 1 else (field,) * len(call.out)
+    first = len(x.shape) - _rank(call.op)
+    fields = []
+    for v in values((x, *args, *kwargs.values())):  # of the random numbers each channel has its own, of places each map
+        if v.field is not None:
+            space = range(min(first, len(v.shape) - 1), len(v.shape))
+            fields.append(mix(reduce(v.field, space).unmasked(), touched(v.field, space)))
+    return (join(fields),) * len(call.out) if len(call.out) > 1 else join(fields)
 
 
 # ------------------------------------------------------------------------------------------- unfold, fold, padding

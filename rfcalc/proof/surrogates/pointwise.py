@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rfcalc.errors import InputError
-from rfcalc.proof.surrogates.registry import Call, mean_over, summed, surrogate, tensors_in
+from rfcalc.proof.surrogates.registry import Call, mean_over, summed, surrogate, tensors_in, with_parameters
 
 
 @surrogate(
@@ -35,7 +35,14 @@ def pointwise(call: Call, x: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 @surrogate("prelu")
 def _prelu(call: Call, x: Tensor, weight: Tensor) -> Tensor:
-    return x.clone()
+    """One slope per channel, or one for all."""
+    return with_parameters(x.clone(), (weight,), max(x.ndim - 2, 0))
+
+
+@surrogate("normal")
+def _normal(call: Call, *args: Any, **kwargs: Any) -> Any:
+    """Mean and deviation; in place what was there is gone."""
+    return call.real() if call.in_place else pointwise(call, *args, **kwargs)
 
 
 @surrogate("exp")
@@ -149,6 +156,9 @@ def _embedding(call: Call, indices: Tensor, weight: Any = None, *args: Any, **kw
     """One row per index, and each number of the row is the index."""
     features = weight.shape[-1] if isinstance(weight, Tensor) else kwargs.get("num_classes", weight) or -1
     stand_in = call.shadow_of(indices)
+    if isinstance(weight, Tensor) and weight.requires_grad:
+        picked = weight[indices] if stand_in is None else mean_over(weight, (0,)) + stand_in.unsqueeze(-1)
+        return picked.expand(*indices.shape, features).clone()
     if features < 1 and stand_in is None:
         raise InputError("`one_hot` without `num_classes` needs the numbers of its input")
     if features < 1:

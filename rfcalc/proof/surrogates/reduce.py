@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfcalc.proof.surrogates.pointwise import pointwise
-from rfcalc.proof.surrogates.registry import Call, at_value, dims_of, mean_over, surrogate
+from rfcalc.proof.surrogates.registry import Call, at_value, dims_of, mean_over, surrogate, with_parameters
 from rfcalc.proof.surrogates.window import each_of
 
 # reductions and running ops
@@ -67,13 +67,14 @@ def _softmax(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 @surrogate("layer_norm rms_norm")
 def _layer_norm(call: Call, x: Tensor, shape: Sequence[int], *args: Any, **kwargs: Any) -> Tensor:
-    return x + mean_over(x, range(-len(shape), 0))
+    return with_parameters(x + mean_over(x, range(-len(shape), 0)), (*args, *kwargs.values()))
 
 
 @surrogate("group_norm")
 def _group_norm(call: Call, x: Tensor, groups: int, *args: Any, **kwargs: Any) -> Tensor:
     split = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
-    return (split + mean_over(split, range(2, split.ndim))).flatten(1, 2)
+    total = (split + mean_over(split, range(2, split.ndim))).flatten(1, 2)
+    return with_parameters(total, (*args, *kwargs.values()), x.ndim - 2)
 
 
 @surrogate("instance_norm")
@@ -81,7 +82,9 @@ def _instance_norm(
     call: Call, x: Tensor, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
     use_input_stats: bool = True, *args: Any, **kwargs: Any,
 ) -> Tensor:  # fmt: skip
-    return x + mean_over(x, range(2, x.ndim)) if use_input_stats else x.clone()
+    total = x + mean_over(x, range(2, x.ndim)) if use_input_stats else x.clone()
+    statistics = () if use_input_stats else (running_mean, running_var)
+    return with_parameters(total, (weight, bias, *statistics), x.ndim - 2)
 
 
 @surrogate("batch_norm")
@@ -90,9 +93,11 @@ def _batch_norm(
     training: bool = False, *args: Any, **kwargs: Any,
 ) -> Tensor:  # fmt: skip
     # torch.batch_norm, which is not a Python function, orders them weight, bias, mean, var.
-    mean = running_mean if isinstance(call.func, types.FunctionType) else weight
-    own = training or mean is None
-    return x + mean_over(x, [d for d in range(x.ndim) if d != 1]) if own else x.clone()
+    if not isinstance(call.func, types.FunctionType):
+        running_mean, running_var, weight, bias = weight, bias, running_mean, running_var
+    own = training or running_mean is None
+    total = x + mean_over(x, [d for d in range(x.ndim) if d != 1]) if own else x.clone()
+    return with_parameters(total, (weight, bias, *(() if own else (running_mean, running_var))), x.ndim - 2)
 
 
 @surrogate("local_response_norm")

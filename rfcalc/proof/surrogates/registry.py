@@ -208,6 +208,15 @@ def summed(parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     return total.expand(tuple(shape)).clone()
 
 
+def with_parameters(total: Tensor, given: Sequence[Any], after: int = 0) -> Tensor:
+    """A result, and of its weights, biases and statistics those that depend on the input: each lies along the dims that
+    stand before the last `after`."""
+    for p in given:
+        if isinstance(p, Tensor) and p.requires_grad:
+            total = total + p.reshape(*p.shape, *[1] * after)
+    return total
+
+
 def ones_like(x: Tensor) -> Tensor:
     """The same dependence at value 1 (0 where it is 0: masked), so that products stay positive and in range."""
     held = x.detach()
