@@ -17,8 +17,10 @@ from rfcalc.analysis.field import Field, everything
 from rfcalc.analysis.pattern import LARGE, LOST, Pattern
 from rfcalc.analysis.pattern_ops import FACTORIES, followed
 from rfcalc.analysis.rules import RULES, Call, Value, unknown
+from rfcalc.analysis.rules.registry import everywhere
 from rfcalc.analysis.rules.work import WORK
 from rfcalc.analysis.schemas import (
+    INDEXED,
     Schema,
     corner,
 )
@@ -192,7 +194,8 @@ class Ops(Tensors):
             raise NeedsValuesError(f"`{schema.op}` asks for numbers")
         result = execute(func, args, kwargs)
         touched = any(v.field is not None for v in vals)
-        self.settle(func, schema, RULES.get(schema.op), args, kwargs, vals, touched, result)
+        rule = everywhere if schema.op in INDEXED else RULES.get(schema.op)  # what flags made of the input pick
+        self.settle(func, schema, rule, args, kwargs, vals, touched, result)
         return result
 
     def _constant(

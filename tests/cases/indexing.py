@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from programs import WRITES, write
 from torch import Tensor, nn
 
-from cases.registry import LINE, MAP, TOKENS, case, fn, written
+from cases.registry import LINE, MAP, TOKENS, case, fn, weights, written
 
 for _name in WRITES:
     case(f"write {_name}", lambda k=_name: write((7, 7, 9), 2, k), (7, 7, 9))
@@ -193,3 +193,31 @@ for _name, _make in (
         lambda x, make=_make: (x @ x.mT).masked_fill(make(x).triu(1) > 0, -math.inf).softmax(-1) @ x,
         TOKENS,
     )
+
+
+def small(x: Tensor) -> Tensor:
+    """Whole numbers made of the input that are indices of anything."""
+    return (x > 1).long()
+
+
+fn("table by the input", lambda x, t: t[small(x)], LINE, t=weights(3, 2))
+fn("index by the input", lambda x: x[..., small(x[0, 0, 0])])
+fn("index by the input apart", lambda x: x[0, small(x[0, 0, :, 0]), :, small(x[0, 1, :, 1])])
+fn("index by the input beside", lambda x: x[:, :, small(x[0, 0, 2:3]), small(x[0, 1, :, :1])])
+fn("index_select of a table", lambda x, t: t.index_select(1, small(x[0, 0, 0])), t=weights(3, 2))
+fn("gather of a table", lambda x, t: t.gather(1, small(x[0, 0])), t=weights(7, 2))
+fn("take by the input", lambda x, t: t.take(small(x)) + x.take(small(x.flip(3))), t=weights(7, 2))
+fn("bucketize by the input", lambda x: torch.bucketize(x[0, 0], x[0, 1, 2]).float())
+fn("searchsorted rows", lambda x: torch.searchsorted(x[0, 0], x[0, 1].flip(1)).float())
+fn(
+    "embedding_bag offsets",
+    lambda x, t: F.embedding_bag(small(x[0, 0]), t, torch.tensor([0, 2, 2, 5]), mode="sum"),
+    LINE,
+    t=weights(3, 2),
+)
+fn(
+    "embedding_bag of the input",
+    lambda x: F.embedding_bag(
+        torch.tensor([1, 0, 2, 3]), x[0, 0], torch.tensor([0, 3]), mode="sum", per_sample_weights=x[0, 1, 0, :4]
+    ),
+)

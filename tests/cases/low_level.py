@@ -113,3 +113,4 @@ fn(
     ),
 )
 fn("one_hot", lambda x, m: m(x) + F.one_hot(x, 7), (6,), m=lambda: nn.Embedding(7, 7))
+fn("_embedding_bag", lambda x: torch._embedding_bag(x[0, 0], torch.tensor([1, 0, 2, 3]), torch.tensor([0, 3]))[0])

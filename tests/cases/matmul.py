@@ -41,6 +41,13 @@ fn(
 fn("tensordot", lambda x: torch.tensordot(x, x, ([1, 3], [1, 3])))
 case("linear", lambda: nn.Linear(9, 3))
 fn("linear dynamic", lambda x: F.linear(x, x[0, :2]), TOKENS)
+fn("attention heads share keys", lambda x: F.scaled_dot_product_attention(x[0], x[:, :1], x[:, :1], is_causal=True))
+fn(
+    "attention groups",
+    lambda x: F.scaled_dot_product_attention(x, x[:, :2], x[:, 1:3], enable_gqa=True),
+    (4, 3, 5),
+)
+fn("attention bias of the input", lambda x: F.scaled_dot_product_attention(x, x, x, x[:, :, :, :7]))
 fn("linear of the input", lambda x: F.linear(x, x[0, :3] * 2, x[0, :3, 0]), TOKENS)
 fn("linear of the input alone", lambda x: F.linear(torch.ones(1, 3, 4), x[0, :3] * 2, x[0, 1:4, 0]), TOKENS)
 fn("bilinear of the input", lambda x: F.bilinear(x, x, x[0, :, :, None].expand(5, 4, 4), x[0, :, 0]), TOKENS)

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from rfcalc.analysis.field import Field, broadcast, drop_dims, everything, join, mix, reduce
+from rfcalc.analysis.field import Field, broadcast, drop_dims, everything, join, mix, reduce, touched
 from rfcalc.analysis.moves import renumber_part
 from rfcalc.analysis.parts import Index, Shape, spread
+from rfcalc.analysis.rules.parameters import with_parameters
+from rfcalc.analysis.rules.pointwise import rows_of
 from rfcalc.analysis.rules.registry import Call, Result, Value, dim_of, everywhere, rule, unknown, values
 from rfcalc.analysis.rules.view import permuted, reshaped, slice_indices, taken
 from rfcalc.analysis.rules.window import tapped
@@ -31,11 +33,8 @@ def _index_along(call: Call, x: Value, dim: int, index: Value) -> Result:
         n = x.shape[dim]
         where = np.asarray(index.const.cpu().numpy(), dtype=np.int64).reshape(-1) % n
         return taken(x.field, dim, n, where)
-    fields = [] if x.field is None else [mix(reduce(x.field, (dim,)).unmasked())]
-    if index.field is not None:
-        where_to = {0: dim}
-        fields.append(mix(index.field.map(lambda p: renumber_part(p, where_to))))
-    return join(fields) if fields else None
+    anywhere = x.field and mix(reduce(x.field, (dim,)).unmasked(), touched(x.field, (dim,)))
+    return with_parameters(anywhere, (index,), call.out[0], len(call.out[0]) - 1 - dim)
 
 
 @rule("index", "_unsafe_index")
@@ -73,8 +72,19 @@ _BOOLS = (torch.bool, torch.uint8)
 
 
 def _indexed_by_data(call: Call, x: Value, used: Sequence[tuple[int, Value]]) -> Result:
-    """Indices that depend on the input, or are unknown: any position along the indexed dims."""
-    return everywhere(call, x, *(i for _, i in used))
+    """Indices that depend on the input, or are unknown: any position along the indexed dims, and of the indices each
+    position its own."""
+    dims = [d for d, _ in used]
+    rest = [d for d in range(len(x.shape)) if d not in dims]
+    place = dims[0] if dims == list(range(dims[0], dims[0] + len(dims))) else 0
+    shape = np.broadcast_shapes(*(i.shape for _, i in used))
+    kept = [x.shape[d] for d in rest]
+    if (*kept[:place], *shape, *kept[place:]) != call.out[0]:
+        return everywhere(call, x, *(i for _, i in used))
+    anywhere = x.field and mix(reduce(x.field, dims).unmasked(), touched(x.field, dims))
+    where = {d: i if i < place else i + len(shape) for i, d in enumerate(rest)}
+    moved = anywhere and anywhere.map(lambda p: renumber_part(p, where))
+    return with_parameters(moved, (i for _, i in used), call.out[0], len(kept) - place)
 
 
 @rule("gather", "take_along_dim")
@@ -91,14 +101,45 @@ def gather(call: Call, x: Value, dim: Any, index: Any = None, **kwargs: Any) -> 
     ):
         return everywhere(call, x, index)
     at = dim_of(dim, len(x.shape))
-    fields = [f for f in (index.field,) if f is not None]
+    fields = [f.unmasked() for f in (index.field,) if f is not None]
     if x.field is not None:
-        field = reduce(x.field, (at,))
+        field = mix(reduce(x.field, (at,)).unmasked(), touched(x.field, (at,)))
         for d, (a, b) in enumerate(zip(x.shape, call.out[0], strict=True)):
             if d != at and a != b:
                 field = taken(field, d, a, np.arange(b))
         fields.append(field)
-    return mix(join(fields)) if fields else None
+    return join(fields) if fields else None
+
+
+@rule("bucketize", "searchsorted")
+def between(call: Call, a: Any, b: Any, *args: Any, sorter: Any = None, **kwargs: Any) -> Result:
+    """Each number is held against all the boundaries of its row."""
+    numbers, edges = (a, b) if call.op == "bucketize" else (b, a)
+    fields = [numbers.field.unmasked()] if isinstance(numbers, Value) and numbers.field is not None else []
+    for v in (edges, sorter):
+        if isinstance(v, Value) and v.field is not None:
+            fields.append(mix(reduce(v.field, (len(v.shape) - 1,)).unmasked()))
+    return join(fields) if fields else None
+
+
+@rule("embedding_bag", "_embedding_bag")
+def embedding_bag(
+    call: Call, table: Value, indices: Value, offsets: Value, by_frequency: bool = False, mode: int = 0,
+    sparse: bool = False, weights: Any = None, ends: bool = False, *rest: Any,
+) -> Result:  # fmt: skip
+    """A bag is a stretch of the indices: all that these, their rows and their weights depend on."""
+    whole = everywhere(call, table, indices, offsets, weights)
+    if offsets.const is None or offsets.field is not None:
+        return whole
+    assert isinstance(whole, tuple)
+    n, bags, features = indices.shape[0], *call.out[0]
+    edges = np.append(np.asarray(offsets.const.cpu().numpy(), np.int64), n)
+    starts, stops = edges[:bags, None], edges[1 : bags + 1, None]
+    at = starts + np.arange(max(1, int((stops - starts).max(initial=1))))
+    taps = Taps(np.where(at < stops, at, -1), np.where(at < stops, at, HOLE))
+    rows = with_parameters(None, (indices, weights), (n, features), 1)
+    rows = with_parameters(rows, (rows_of(table, indices),), (n, features))
+    return rows and tapped(rows.unmasked(), 0, n, taps), *whole[1:]
 
 
 # ------------------------------------------------------------------------------------------- element by element
@@ -311,8 +352,10 @@ def _targets(op: str, x: Value, source: Value, args: Any, where: list[torch.Tens
 @rule("take")
 def take(call: Call, x: Value, index: Value) -> Result:
     """Elements of the flattened tensor."""
+    if not math.prod(call.out[0]):
+        return None
     if index.field is not None or index.const is None:
-        return everywhere(call, x, index)
+        return with_parameters(x.field and everything(x.field), (index,), call.out[0])
     return elements([x], index.const.cpu().numpy().reshape(-1) % math.prod(x.shape) + 1, call.out[0])
 
 
@@ -327,7 +370,6 @@ def take(call: Call, x: Value, index: Value) -> Result:
     "histc",
     "multinomial",
     "isin",
-    "searchsorted",
 )
 def picked(call: Call, *args: Any, **kwargs: Any) -> Result:
     """Which elements come out depends on the data: truly any of them."""

@@ -13,6 +13,7 @@ from rfcalc.analysis.pattern import Lost
 from rfcalc.analysis.rules.parameters import per_output, with_parameters
 from rfcalc.analysis.rules.pointwise import blocked_entries, guessed, mask_of, with_mask
 from rfcalc.analysis.rules.registry import Call, Result, Value, everywhere, pointwise, rule, unknown
+from rfcalc.analysis.rules.view import taken
 from rfcalc.analysis.stretches import Mask, Rows, moved_mask
 
 
@@ -173,13 +174,14 @@ def attention(q: Value, k: Value, v: Value, mask: Any, causal: bool, out: Shape)
         q = Value(q.shape, guessed(q.field, "scaled_dot_product_attention"))
     fields = []
     if q.field is not None:
-        fields.append(_batch(reduce(q.field, (len(q.shape) - 1,)).unmasked(), q.shape[:-2], out))
+        fields.append(_heads(q, out))
     shared = []
     for x in (k, v):
         if x.field is not None:
-            shared.append(_batch(reduce(x.field, (len(x.shape) - 1,)).unmasked(), x.shape[:-2], out))
+            shared.append(_heads(x, out))
     if isinstance(mask, Value) and mask.field is not None:
-        fields.append(everything(mask.field))
+        by_query = reduce(mask.field, (len(mask.shape) - 1,)).unmasked()
+        fields.append(mix(broadcast(by_query, (*mask.shape[:-1], 1), out)))
     if shared:
         keys = join(shared)
         if causal and known is None and t == s:
@@ -193,6 +195,16 @@ def attention(q: Value, k: Value, v: Value, mask: Any, causal: bool, out: Shape)
             fields.append(reduce(keys, (n - 2,)))
     along = [touched(x.field, (len(x.shape) - 2,)) for x in (k, v) if x.field is not None]
     return mix(join(fields), [any(axis) for axis in zip(*along, strict=True)] if along else None)
+
+
+def _heads(v: Value, out: Shape) -> Field:
+    """Queries, keys or values merged over their features, beside the heads of the result; heads may share keys."""
+    assert v.field is not None
+    n, head = len(v.shape), len(out) - 3
+    field = _moved(reduce(v.field, (n - 1,)).unmasked(), {d: d + len(out) - n for d in range(n)})
+    if n > 2 and v.shape[-3] not in (1, out[head]):
+        field = taken(field, head, v.shape[-3], np.arange(out[head]) * v.shape[-3] // out[head])
+    return _batch(field, v.shape[:-2], out)
 
 
 def _triangle(t: int, s: int, n: int) -> Rows:
@@ -218,8 +230,8 @@ def sdpa(
     call: Call, q: Value, k: Value, v: Value, mask: Any = None, dropout: float = 0.0, causal: bool = False,
     *args: Any, attn_mask: Any = None, is_causal: bool = False, **kwargs: Any,
 ) -> Result:  # fmt: skip
-    if call.op != "scaled_dot_product_attention" and call.op != "_scaled_dot_product_attention_math":
-        return everywhere(call, q, k, v)  # private forms order their arguments differently
+    if call.op == "_scaled_dot_product_flash_attention_for_cpu":  # the mask is given by name alone
+        mask, causal = attn_mask, bool(dropout)
     field = attention(q, k, v, mask if mask is not None else attn_mask, causal or is_causal, call.out[0])
     return field if len(call.out) == 1 else (field, *(everything(field) for _ in call.out[1:]))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,8 +46,52 @@ def _getitem(call: Call, x: Tensor, index: Any) -> Any:
     shadows = [s for s in map(call.shadow_of, tensors_in(index)) if s is not None]
     if not shadows:
         return call.follow(result)
-    operands = [*shadows, x] if x.requires_grad else shadows
-    return summed([t.mean() for t in operands], result.shape)
+    items = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(i, list) or (isinstance(i, Tensor) and i.dtype in _FLAGS) for i in items):
+        operands = [*shadows, x] if x.requires_grad else shadows
+        return summed([t.mean() for t in operands], result.shape)
+    return summed(list(_by_entry(call, x, items)), result.shape)
+
+
+_FLAGS = (torch.bool, torch.uint8)
+
+
+def _by_entry(call: Call, x: Tensor, items: tuple[Any, ...]) -> Iterator[Tensor]:
+    """What each position takes from its own entry of every index, and from all of x along the dims indexed."""
+    dim, places = 0, {}
+    taken = sum(i is not None and i is not Ellipsis for i in items)
+    for k, item in enumerate(items):
+        if isinstance(item, Tensor):
+            places[k] = dim
+        dim += x.ndim - taken if item is Ellipsis else item is not None
+    shape = torch.Size(np.broadcast_shapes(*(items[k].shape for k in places)))
+    for k, d in places.items():
+        shadow = call.shadow_of(items[k])
+        if shadow is not None:  # laid along the dim, and picked in its own order
+            entries = shadow.expand(shape).reshape([-1 if i == d else 1 for i in range(x.ndim)])
+            numbers = torch.arange(shape.numel()).view(shape)
+            picks = tuple(numbers if i == k else torch.zeros_like(v) if i in places else v for i, v in enumerate(items))
+            yield entries.expand([n if i != d else -1 for i, n in enumerate(x.shape)])[picks]
+    if x.requires_grad:
+        yield mean_over(x, tuple(places.values())).expand(x.shape)[items]
+
+
+@surrogate("take")
+def _take(call: Call, x: Tensor, index: Tensor) -> Tensor:
+    shadow = call.shadow_of(index)
+    if shadow is None:
+        return x.take(index)
+    return shadow + x.mean() if x.requires_grad else shadow.clone()
+
+
+@surrogate("bucketize searchsorted")
+def _between(call: Call, a: Any, b: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A number, and all the boundaries of its row."""
+    numbers, edges = (a, b) if call.base == "bucketize" else (b, a)
+    real: Tensor = call.values()
+    parts = [call.seen_of(numbers), *(call.seen_of(v) for v in (edges, kwargs.get("sorter")))]
+    seen = [p if i == 0 else mean_over(p, (-1,)) for i, p in enumerate(parts) if p is not None]
+    return call.cast_shadow(real, summed([p if p.numel() > 1 else p.reshape(()) for p in seen], real.shape))
 
 
 @surrogate("setitem")

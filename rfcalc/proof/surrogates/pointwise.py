@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def _add(call: Call, x: Any, *args: Any, **kwargs: Any) -> Any:
 @surrogate(
     "eq ne lt le gt ge greater greater_equal less less_equal not_equal isnan isinf isfinite isreal isneginf "
     "logical_and logical_or logical_not logical_xor and or xor invert bitwise_and bitwise_or bitwise_not bitwise_xor "
-    "isclose signbit bool long int bucketize searchsorted"
+    "isclose signbit bool long int"
 )
 def _compared(call: Call, *args: Any, **kwargs: Any) -> Any:
     """The real booleans or integers, which remember in secret what they depend on."""
@@ -144,11 +145,19 @@ def _glu(call: Call, x: Tensor, dim: int = -1) -> Tensor:
 
 
 @surrogate("embedding_bag")
-def _embedding_bag(call: Call, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The mean of a bag; where offsets say where each begins, of all of them."""
-    stand_in = call.shadow_of(indices)
-    seen = indices if stand_in is None else stand_in
-    return (mean_over(seen, (1,)) if seen.ndim == 2 else seen.mean()).expand(call.shape()).clone()
+def _embedding_bag(
+    call: Call, indices: Tensor, weight: Tensor, offsets: Any = None, *args: Any, per_sample_weights: Any = None,
+    **kwargs: Any,
+) -> Tensor:  # fmt: skip
+    """The mean of a bag, of the numbers that depend on the input."""
+    parts = [p.unsqueeze(-1) for p in (call.seen_of(indices), call.seen_of(per_sample_weights)) if p is not None]
+    if weight.requires_grad:
+        parts.append(weight[indices] if call.shadow_of(indices) is None else mean_over(weight, (0,)))
+    each = summed(parts, (*indices.shape, weight.shape[-1]))
+    if each.ndim == 3:
+        return each.mean(1)
+    edges = [*offsets.tolist(), len(each)]
+    return torch.stack([each[a:b].sum(0) for a, b in itertools.pairwise(edges[: call.shape()[0] + 1])])
 
 
 @surrogate("embedding one_hot")

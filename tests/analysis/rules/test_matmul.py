@@ -86,3 +86,12 @@ def test_causal_attention_to_a_longer_memory(rules):
         "scaled_dot_product_attention", (1, 2, 1), rules.weight(1, 2, 1), memory, memory, None, 0.0, is_causal=True
     )
     assert got.exact == ([(0, 0), (0, 1)],)
+
+
+def test_the_kernel_of_the_cpu_takes_its_mask_by_name(rules):
+    x = rules.weight(1, 1, 2, 3)
+    out, _ = rules.run(
+        "_scaled_dot_product_flash_attention_for_cpu", [(1, 1, 2, 3), (1, 2, 1)], x, x, x, 0.0, False,
+        attn_mask=rules.image(1, 1, 2, 2, axes=(2, 3)),
+    )  # fmt: skip
+    assert out.exact == ([(0, 0)] * 3 + [(1, 1)] * 3, [(0, 1)] * 6)

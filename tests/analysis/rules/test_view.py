@@ -106,7 +106,8 @@ def test_unknown_indices_may_pick_anything(rules):
     x, index = rules.image(4, 3, axes=(0, 1)), Value((2,), None)
     got = rules.run("index_select", (2, 3), x, 0, index)
     assert got.exact == ([(0, 3)] * 6, [(0, 0), (1, 1), (2, 2)] * 2)
-    assert rules.run("index", (2, 3), x, [index]).exact == ([(0, 3)] * 6, [(0, 2)] * 6)
+    by_data = rules.run("index", (2, 3), x, [index])
+    assert by_data.exact == ([(0, 3)] * 6, [(0, 0), (1, 1), (2, 2)] * 2)  # the dim that is not indexed stays
 
 
 # Writes: the input axis counts the elements 0..5 of x and 6..11 of the source.
@@ -198,3 +199,7 @@ def test_element_by_element_products_and_blocks(rules):
         [(0, 0), (0, 0), None, (1, 1), (1, 1), None, None, None, None],
     )
     assert rules.run("repeat_interleave", (4,), x, 2).exact == ([(0, 0), (0, 0), (1, 1), (1, 1)],)
+
+
+def test_taking_nothing(rules):
+    assert rules.run("take", (0,), rules.image(1, 1, 4), rules.const(torch.zeros(0, dtype=torch.long))) is None
