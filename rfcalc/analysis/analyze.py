@@ -201,7 +201,8 @@ def _coverage(f: Field | None, shape: Shape, axes: Sequence[Axis]) -> tuple[floa
     f = read_out(f, shape)[0] if f.mask is not None and f.mask.pending else f
     out = []
     for axis, a in zip(axes, f.axes, strict=True):
-        low = min((int(p.bounds[0].min()) for p in a.parts), default=EMPTY)
-        high = max((-int(p.bounds[1].min()) for p in a.parts), default=-EMPTY)
+        parts = [p for p in a.parts if p.bounds.size]  # of a result without elements there is nothing
+        low = min((int(p.bounds[0].min()) for p in parts), default=EMPTY)
+        high = max((-int(p.bounds[1].min()) for p in parts), default=-EMPTY)
         out.append(max(0, high - low + 1) / axis.size)
     return tuple(out)

@@ -102,7 +102,7 @@ class Ops(Tensors):
         """An op that gives the tensor itself another shape: it is from now on a view of what it was."""
         t = args[0]
         was, whole, size = self.value(t), is_whole(t), t.numel()
-        result = func(*args, **kwargs)
+        result = execute(func, args, kwargs)
         source = next(tensors_in(args[1:]), None) if schema.op == "set" else None
         if source is not None:
             was, rule = self.value(source), RULES["alias"]

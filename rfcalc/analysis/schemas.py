@@ -149,12 +149,13 @@ def is_large(schema: Schema, args: Any, every: Sequence[Tensor]) -> bool:
 
 
 def returned_by(schema: Schema, args: Any, kwargs: Any, result: Any) -> Any:
-    """In-place ops give back the tensor they were given, not its stand-in."""
-    alias = schema.aliases[0] if schema.aliases else None
-    if alias is None or not alias[1]:
+    """In-place ops and `out=` give back the tensors they were given, not their stand-ins."""
+    names = [alias[0] if alias is not None and alias[1] else None for alias in schema.aliases]
+    if not names or None in names:
         return result
-    i = schema.names.index(alias[0])
-    return args[i] if i < len(args) else kwargs[alias[0]]
+    given = dict(zip(schema.names, args, strict=False)) | kwargs
+    found = tuple(given[name] for name in names)
+    return found if len(found) > 1 else found[0]
 
 
 _properties: Any = Tensor  # as torch's type stubs do not know them

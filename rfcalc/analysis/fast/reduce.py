@@ -66,6 +66,8 @@ def group_norm(
     groups = sizes_of(num_groups)
     if v.field is None or len(v.shape) < 2 or type(groups) is not int or groups < 1 or v.shape[1] % groups:
         return NotImplemented
+    if 0 in v.shape:
+        return NotImplemented
     channels = v.shape[1:2]
     if not fits(run, weight, channels, input) or not fits(run, bias, channels, input) or type(eps) not in NUMBERS:
         return NotImplemented
