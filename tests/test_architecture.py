@@ -27,7 +27,7 @@ ANALYSIS = (
     ("rules",),
     ("calls", "layout", "refusals", "tree", "inputs"),
     ("values",),
-    ("schemas", "untouched", "events"),
+    ("schemas", "untouched", "events", "asked"),
     ("tensors",),
     ("ops",),
     ("run",),

@@ -51,14 +51,18 @@ def run_forward(
     kwargs: dict[str, Any],
     seeds: Sequence[tuple[Tensor, Field]],
     shortcuts: Shortcuts | None,
+    integers: bool = False,
 ) -> Trace:
     """Run the forward once and return what was seen. `seeds` are the input tensors with their fields.
+
+    `integers`: the inputs are whole numbers because the design failed with others, not because they were given so.
 
     Raises whatever the forward raises, with `failed_at` (the module's path) and `failed_module` set on the exception.
     """
     modules = tree.modules
     buffers = {id(b) for m in modules for b in m._buffers.values()}
     run = Run(tree.paths, tree.params, buffers, shortcuts)
+    run.integers = integers
     with untouched(modules), torch.inference_mode(), room_for_frames():
         try:
             for t, f in seeds:
@@ -157,7 +161,12 @@ def second_try(error: BaseException, tree: Tree) -> str | None:
     if "argument #1 'indices'" in text or ("Long, Int" in text and "embedding" in text) or "used as indices" in text:
         return "integers"
     lowered = text.lower()
-    if isinstance(error, NotImplementedError) or "meta tensor" in lowered or "device meta" in lowered:
+    if (
+        isinstance(error, NotImplementedError)
+        or "meta tensor" in lowered
+        or "device meta" in lowered
+        or "it's on meta" in text
+    ):
         return text.splitlines()[0][:100] if text else type(error).__name__
     if "'meta' backend" in text or "data is not allocated" in lowered or "Cannot copy out of meta" in text:
         return text.splitlines()[0][:100]
@@ -167,13 +176,14 @@ def second_try(error: BaseException, tree: Tree) -> str | None:
 
 
 def run_once(tree: Tree, spec: Inputs, shortcuts: Any, dtype: Any, device: str) -> Trace:
+    integers = dtype is torch.int64 and any(leaf.value is None for leaf in spec.leaves)
     try:
-        return run_forward(tree, *spec.tensors(dtype, device), shortcuts)
+        return run_forward(tree, *spec.tensors(dtype, device), shortcuts, integers)
     except Exception as error:
         # The script interpreter turns any error into a RuntimeError that quotes it.
         if shortcuts is None or UnseenOpError.__name__ not in f"{type(error).__name__}: {error}":
             raise
-        return run_forward(tree, *spec.tensors(dtype, device), None)
+        return run_forward(tree, *spec.tensors(dtype, device), None, integers)
 
 
 def materialised(model: nn.Module, spec: Inputs) -> nn.Module:

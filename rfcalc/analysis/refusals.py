@@ -14,7 +14,9 @@ from torch import Tensor
 
 Refusal = Callable[..., None]
 REFUSALS: dict[str, Refusal] = {}
+RANGES: dict[str, Refusal] = {}  # the same, of arguments in which constants stand with their numbers
 _LOW = (torch.float16, torch.bfloat16)
+_FLAGS = (torch.bool, torch.uint8)
 
 
 class RefusedError(RuntimeError):
@@ -150,7 +152,63 @@ def linear(x: Tensor, weight: Any, bias: Any = None) -> None:
     _same_dtypes(x, (weight, bias))
 
 
+@refusal("as_strided")
+def as_strided(x: Tensor, size: Any, stride: Any, offset: int | None = None) -> None:
+    if 0 in size:
+        return
+    last = (x.storage_offset() if offset is None else offset) + sum(
+        (n - 1) * s for n, s in zip(size, stride, strict=False)
+    )
+    held = x.untyped_storage().nbytes() // x.element_size()
+    _refuse_unless(last < held, f"as_strided reads {last + 1:,} elements of a storage of {held:,}")
+
+
+@refusal("as_strided_scatter")
+def as_strided_scatter(x: Tensor, source: Tensor, size: Any, stride: Any, offset: int | None = None) -> None:
+    as_strided(x, size, stride, offset)
+
+
 @refusal("softmax", "log_softmax", "_softmax", "_log_softmax")
 def softmax(x: Tensor, dim: int, *rest: Any, **more: Any) -> None:
     n = max(x.dim(), 1)
     _refuse_unless(-n <= dim < n, f"expected a dim of {-n} to {n - 1}, found {dim}")
+
+
+def _in_range(index: Any, size: int, negative: bool) -> None:
+    """An index whose numbers are known points into a dim of this size."""
+    if not isinstance(index, Tensor) or index.is_meta or index.dtype in _FLAGS or not index.numel():
+        return
+    low, high = (int(n) for n in torch.aminmax(index))
+    least = -size if negative else 0
+    _refuse_unless(least <= low and high < size, f"index {low if low < least else high} is out of {size} positions")
+
+
+def _along_dim(negative: bool) -> Refusal:
+    def check(x: Tensor, dim: int, index: Tensor, *rest: Any) -> None:
+        _in_range(index, x.shape[dim] if x.dim() else 1, negative)
+
+    return check
+
+
+def _indexed(x: Tensor, indices: Sequence[Any], *rest: Any) -> None:
+    if not any(isinstance(i, Tensor) and i.dtype in _FLAGS for i in indices):  # a mask takes several dims
+        for i, size in zip(indices, x.shape, strict=False):
+            _in_range(i, size, True)
+
+
+def _flat(x: Tensor, index: Tensor, *rest: Any) -> None:
+    _in_range(index, x.numel(), True)
+
+
+def _looked_up(table: Tensor, indices: Tensor, *rest: Any) -> None:
+    _in_range(indices, table.shape[0], False)
+
+
+RANGES |= {
+    **dict.fromkeys("gather scatter scatter_add scatter_reduce".split(), _along_dim(False)),
+    **dict.fromkeys("index_select index_add index_copy index_reduce".split(), _along_dim(False)),
+    **dict.fromkeys("index _unsafe_index index_put _index_put_impl".split(), _indexed),
+    "index_fill": _along_dim(True),
+    **dict.fromkeys(("take", "put"), _flat),
+    **dict.fromkeys(("embedding", "_embedding_bag", "_embedding_bag_forward_only"), _looked_up),
+}

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rfcalc.analysis.asked import refused_by_cpu
 from rfcalc.analysis.calls import call_name, is_query
 from rfcalc.analysis.events import Event, Frame, Shortcuts
 from rfcalc.analysis.field import everything, join
 from rfcalc.analysis.layout import as_on_cpu
 from rfcalc.analysis.ops import Ops
-from rfcalc.analysis.refusals import REFUSALS
-from rfcalc.analysis.rules import RULES, elementwise, unknown
+from rfcalc.analysis.refusals import RANGES, REFUSALS, RefusedError
+from rfcalc.analysis.rules import RULES, Value, elementwise, unknown
 from rfcalc.analysis.rules.work import WORK
 from rfcalc.analysis.schemas import (
     INDEXED,
@@ -32,6 +33,7 @@ from rfcalc.analysis.schemas import (
     MADE_LIKE,
     SETTERS,
     WITHOUT_OTHER,
+    Schema,
     by_flags,
     cast_like,
     fills_by_flags,
@@ -49,6 +51,7 @@ from rfcalc.analysis.values import (
     UnseenOpError,
     execute,
     is_whole,
+    map_tensors,
     nbytes_of,
     tensors_in,
 )
@@ -113,8 +116,10 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             margs, mkwargs = run.placed(func, args, kwargs, every)
         if schema.op in REFUSALS:
-            REFUSALS[schema.op](*args, **kwargs)
+            REFUSALS[schema.op](*args, **{k: v for k, v in kwargs.items() if k not in schema.outs})
         result = as_on_cpu(schema.op, margs, execute(func, margs, mkwargs))
+        if touched and run.storageless:
+            run.refuse(func, schema, args, kwargs, every, vals)
         run.settle(func, schema, rule, args, kwargs, vals, touched, result)
         if margs is not args and result is not None and schema.written:
             return returned_by(schema, args, kwargs, result)
@@ -134,6 +139,7 @@ class Run(Ops, TorchFunctionMode):
         self.dispatch = Dispatch(self)
         self.frame = Frame(None, "", None)
         self.number = -1
+        self.integers = False  # are whole numbers as input the choice of the run itself?
         self.events: list[Event] = []
 
     def restore(self) -> None:
@@ -193,6 +199,17 @@ class Run(Ops, TorchFunctionMode):
         if op.ins and KEY not in t.__dict__ and id(t) not in self.known:
             name = f"{call_name(func)} of {type(t).__name__}"
             self.make(t, join([everything(field, name) for _, field in op.ins]))
+
+    def refuse(
+        self, func: Any, schema: Schema, args: Any, kwargs: Any, every: Sequence[Tensor], vals: Sequence[Value]
+    ) -> None:  # fmt: skip
+        """Raise where torch refuses on a CPU what it lets pass without storage."""
+        if schema.op in RANGES:
+            numbers = iter([t if v.const is None else v.const for t, v in zip(every, vals, strict=True)])
+            RANGES[schema.op](*map_tensors(list(args), lambda _: next(numbers)))
+        why = refused_by_cpu(func, schema.op, args, kwargs, every, self.integers)
+        if why:
+            raise RefusedError(why)
 
     def finish(self, func: Any, op: Event, args: Sequence[Any], result: Any) -> None:
         """Close an op that a shortcut answered."""
