@@ -27,7 +27,7 @@ ANALYSIS = (
     ("rules",),
     ("calls", "layout", "refusals", "tree", "inputs"),
     ("values",),
-    ("schemas", "untouched", "events", "asked"),
+    ("schemas", "untouched", "events", "asked", "numbers"),
     ("tensors",),
     ("ops",),
     ("run",),

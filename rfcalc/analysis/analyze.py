@@ -32,6 +32,7 @@ from rfcalc.analysis.reading import NO_EXTENT, read_out
 from rfcalc.analysis.report import Axis, Report
 from rfcalc.analysis.rows import NO_DIMS, Draft, Reader, drafts_of, owners_of
 from rfcalc.analysis.tree import survey
+from rfcalc.analysis.values import NeedsValuesError
 
 # ---------------------------------------------------------------------------------------------------- analyze
 
@@ -96,7 +97,7 @@ def _analyze(
     dtype = next((t.dtype for _, t in tree.params.values() if t.is_floating_point()), torch.float32)
     try:
         trace = run_once(tree, spec, shortcuts, dtype, "meta")
-    except Exception as error:
+    except (Exception, NeedsValuesError) as error:
         again = second_try(error, tree)
         if again is None:
             raise forward_error(error, name, lacks_channels(error, tree, spec)) from error

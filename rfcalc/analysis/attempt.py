@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
@@ -19,6 +20,7 @@ from rfcalc.analysis.events import Shortcuts, Trace
 from rfcalc.analysis.field import Field
 from rfcalc.analysis.inputs import Inputs
 from rfcalc.analysis.modules import attribute, blame
+from rfcalc.analysis.numbers import Numbers
 from rfcalc.analysis.refusals import RefusedError
 from rfcalc.analysis.run import Run
 from rfcalc.analysis.tensors import is_wrapped
@@ -52,6 +54,7 @@ def run_forward(
     seeds: Sequence[tuple[Tensor, Field]],
     shortcuts: Shortcuts | None,
     integers: bool = False,
+    numbers: Numbers | None = None,
 ) -> Trace:
     """Run the forward once and return what was seen. `seeds` are the input tensors with their fields.
 
@@ -63,6 +66,7 @@ def run_forward(
     buffers = {id(b) for m in modules for b in m._buffers.values()}
     run = Run(tree.paths, tree.params, buffers, shortcuts)
     run.integers = integers
+    run.numbers, run.seeds = numbers, [f for _, f in seeds]
     with untouched(modules), torch.inference_mode(), room_for_frames():
         try:
             for t, f in seeds:
@@ -71,6 +75,8 @@ def run_forward(
             attribute(run, modules)
             with _uncompiled(), run.dispatch if run.exhaustive else nullcontext(), run:
                 result = drained(execute(tree.model, args, kwargs))
+            if numbers is not None:
+                run.returned(flatten(result))
             outs = [(run.value(t), t) for t in flatten(result)]
             if any(v.shape != t.shape and not is_wrapped(t) for v, t in outs):
                 raise UnseenOpError("a tensor was given another shape by what torch functions do not see")
@@ -140,15 +146,21 @@ def with_values(
         if dtype == torch.int64:
             try:
                 return run_once(tree, spec, shortcuts, dtype, "meta"), tree, notes
-            except Exception as error:
+            except (Exception, NeedsValuesError) as error:
                 again = second_try(error, tree)
                 if again in (None, "integers"):
                     raise
                 notes.append(VALUES_NOTE.format(again))
         real = survey(_with_weights(tree.model, rebuild))
-        return run_once(real, spec, None, dtype, "cpu"), real, notes
+        return _run_with_values(real, spec, dtype), real, notes
     except Exception as error:
         raise forward_error(error, name) from error
+
+
+# What torch says of a tensor without storage that something wanted to read. `f"{x:.3f}"` does not say so.
+_SAYS_NO_STORAGE = re.compile(
+    r"\bmeta\b|fake impl|data is not allocated|storage_device\.is_cpu|Tensor\.__format__", re.IGNORECASE
+)
 
 
 def second_try(error: BaseException, tree: Tree) -> str | None:
@@ -160,19 +172,26 @@ def second_try(error: BaseException, tree: Tree) -> str | None:
         return "scripted code asks for numbers"
     if "argument #1 'indices'" in text or ("Long, Int" in text and "embedding" in text) or "used as indices" in text:
         return "integers"
-    lowered = text.lower()
-    if (
-        isinstance(error, NotImplementedError)
-        or "meta tensor" in lowered
-        or "device meta" in lowered
-        or "it's on meta" in text
-    ):
+    if isinstance(error, NotImplementedError) or _SAYS_NO_STORAGE.search(text):
         return text.splitlines()[0][:100] if text else type(error).__name__
-    if "'meta' backend" in text or "data is not allocated" in lowered or "Cannot copy out of meta" in text:
-        return text.splitlines()[0][:100]
     if any("quantized" in type(m).__module__ for m in tree.modules):
         return "quantized modules"
     return None
+
+
+def _run_with_values(tree: Tree, spec: Inputs, dtype: Any) -> Trace:
+    """On CPU tensors. A run on others before tells which of the numbers that ops are given follow from the input."""
+    numbers = Numbers()
+    args, kwargs, seeds = spec.tensors(dtype, "cpu")
+    generator = torch.Generator().manual_seed(1)
+    for t, _ in seeds:
+        order = torch.randperm(t.numel(), generator=generator)
+        t.copy_(t.flatten()[order].view(t.shape))
+        if t.is_floating_point() or t.is_complex():
+            t.mul_(torch.rand(t.shape, generator=generator).div_(2).add_(0.5))  # no larger than it was
+    with suppress(Exception):  # a forward that refuses these numbers is asked about those below alone
+        run_forward(tree, args, kwargs, seeds, None, numbers=numbers)
+    return run_forward(tree, *spec.tensors(dtype, "cpu"), None, numbers=Numbers(numbers))
 
 
 def run_once(tree: Tree, spec: Inputs, shortcuts: Any, dtype: Any, device: str) -> Trace:

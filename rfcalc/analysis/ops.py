@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from rfcalc.analysis.field import Field, everything
+from rfcalc.analysis.field import Field, everything, join
+from rfcalc.analysis.numbers import Numbers, sees_no_less
 from rfcalc.analysis.pattern import LARGE, LOST, Pattern
 from rfcalc.analysis.pattern_ops import FACTORIES, followed
 from rfcalc.analysis.rules import RULES, Call, Value, unknown
@@ -50,10 +52,60 @@ class Ops(Tensors):
     def __init__(self, params: dict[int, Any], buffers: set[int], exhaustive: bool) -> None:
         super().__init__(params, buffers, exhaustive)
         self.storageless = True  # False: run again on real values, where constants are needed in full
+        self.numbers: Numbers | None = None  # of a run on real values
+        self.seeds: list[Field] = []
         self.macs = 0
         self.failed: dict[str, str] = {}
 
     def settle(
+        self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any, vals: Any, touched: bool, result: Any
+    ) -> None:  # fmt: skip
+        """Write down what the results of an op depend on, and what they are views of."""
+        if self.numbers is None:
+            self._settle(func, schema, rule, args, kwargs, vals, touched, result)
+            return
+        outs = list(tensors_in([result])) if result is not None else []
+        strange = self._is_given_strange(schema.op, (*args, *kwargs.values()), outs)
+        self._settle(func, schema, rule, args, kwargs, vals, touched, result)
+        if strange:
+            written = [self._argument(schema, name, args, kwargs) for name in schema.written]
+            self._widen(schema.op, outs, list(tensors_in(written)))
+
+    def returned(self, outs: Sequence[Tensor]) -> None:
+        """What a forward on real values gives back may have come from outside of torch by no op at all."""
+        for t in outs:
+            if self._is_given_strange("output", (t,), (t,)):
+                self._widen("output", (t,), ())
+
+    def _is_given_strange(self, op: str, given: Any, outs: Sequence[Tensor]) -> bool:
+        with _disable_current_modes():
+            assert self.numbers is not None
+            return self.numbers.follow_the_input(op, given, outs, self.params.keys() | self.buffers)
+
+    def _widen(self, op: str, outs: Sequence[Tensor], written: Sequence[Tensor]) -> None:
+        """An op was given numbers that follow from the input's, by ways that no rule sees."""
+        whole = join([everything(f, op) for f in self.seeds])
+
+        def wider(field: Field | None) -> Field:
+            if field is not None and sees_no_less(field, whole):
+                return field
+            self.failed.setdefault(op, "it was given numbers that follow from the input's")
+            return whole if field is None else join([field, whole])
+
+        for t in {id(t): t for t in (*outs, *written)}.values():
+            v = self.value(t)
+            if (
+                isinstance(v, Traced)
+                and v.parent is not None
+                and v.replay is not None
+                and all(t is not w for w in written)
+            ):
+                replay = v.replay  # which part of its parent this is follows from the input
+                v.field, v.replay, v.back = wider(v.field), lambda field, replay=replay: wider(replay(field)), None
+            elif isinstance(v, Traced):
+                write(v, wider(v.field))
+
+    def _settle(
         self, func: Any, schema: Schema, rule: Any, args: Any, kwargs: Any, vals: Any, touched: bool, result: Any
     ) -> None:  # fmt: skip
         it = iter(vals)

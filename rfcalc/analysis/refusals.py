@@ -212,3 +212,11 @@ RANGES |= {
     **dict.fromkeys(("take", "put"), _flat),
     **dict.fromkeys(("embedding", "_embedding_bag", "_embedding_bag_forward_only"), _looked_up),
 }
+
+
+@refusal(
+    "_nested_tensor_from_tensor_list", "_nested_view_from_buffer", "_nested_from_padded", "_nested_view_from_jagged"
+)
+def nested(*args: Any, **kwargs: Any) -> None:
+    """The one refusal that is rfcalc's and not torch's."""
+    raise RefusedError("a nested tensor has no shape along which dependence could be followed; pad it")

@@ -168,7 +168,9 @@ class Tensors:
             return t
         hit = self.stand_ins.get(id(t))
         if hit is None:
-            empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+            compressed = t.layout not in (torch.strided, torch.sparse_coo)
+            strides = torch.empty(t.shape, device="meta").stride() if compressed else t.stride()
+            empty = torch.empty_strided(t.shape, strides, dtype=t.dtype, device="meta")
             if id(t) not in self.known:  # an intermediate: holding on to it would count it as live memory
                 empty.__dict__[KEY] = self.value(t)
                 return empty
@@ -212,7 +214,10 @@ class Tensors:
         for t, wanted, grad in self.flags.values():
             t.requires_grad_(wanted).grad = grad
         for t, old in self.saved:
-            t.data.copy_(old)
+            if t.shape == old.shape:
+                t.data.copy_(old)
+            else:  # resized by a kernel whose schema does not tell
+                t.data = old
         for t in self.marked:
             t.__dict__.pop(KEY, None)
 

@@ -19,8 +19,12 @@ KEY = "_rfcalc_value"
 PLAIN = frozenset((Tensor, nn.Parameter))
 
 
-class NeedsValuesError(Exception):
-    """The forward asked for the numbers in a tensor, which a storage-less run does not have."""
+class NeedsValuesError(BaseException):
+    """The forward asked for the numbers in a tensor, which a storage-less run does not have.
+
+    No `Exception`: a forward that goes on after an error (`try: x.item()`), or the logging that prints one, must not
+    take it for one of its own.
+    """
 
 
 class UnseenOpError(Exception):

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import io
+import logging
 import random
 import subprocess
 import sys
@@ -499,6 +500,120 @@ def test_values_come_from_a_run_on_cpu(forward, device, level):
     assert report.row("conv").r_out == (3, 3)
     assert report.params == 10
     assert all(p.device.type == device for p in net.parameters())
+
+
+def formats(m, x):
+    y = m.conv(x)
+    return (y, f"{y.mean():.3f}")[0]
+
+
+def logs(m, x):
+    y = m.conv(x)
+    logging.getLogger("design").warning("mean %.3f", y.mean())
+    return y
+
+
+def goes_on_after_an_error(m, x):
+    y = m.conv(x)
+    try:
+        return y if x.sum().item() > -1e9 else x
+    except Exception:
+        return x
+
+
+@both_levels
+@pytest.mark.parametrize(
+    "forward",
+    [
+        formats,
+        logs,
+        goes_on_after_an_error,
+        lambda m, x: (m.conv(x), x.numpy())[0],
+        lambda m, x: (m.conv(x), np.asarray(x))[0],
+        lambda m, x: (m.conv(x), "{:.1e}".format(x.sum()))[0],  # noqa: UP032
+        lambda m, x: (m.conv(x), torch.from_dlpack(x))[0],
+        lambda m, x: (m.conv(x), x.tolist(), [float(v) for v in x.flatten()[:3]])[0],
+    ],
+)
+def test_numbers_that_are_only_looked_at_change_nothing(forward, level, capsys):
+    report = rfcalc.analyze(Fn(forward, conv=conv()), IMAGE, level=level)
+    assert (report.rf_output, report.approximate_ops) == ((3, 3), ())
+    assert any("needs values" in note for note in report.notes)
+    assert "Logging error" not in capsys.readouterr().err
+
+
+@both_levels
+@pytest.mark.parametrize(
+    ("forward", "named"),
+    [
+        (lambda m, x: m.conv(x) * x.mean().item(), "mul"),
+        (lambda m, x: m.conv(x) / (float(x.mean()) ** 0.5 + 1e-5), "div"),
+        (lambda m, x: m.conv(x).clamp(max=float(x.max())), "clamp"),
+        (lambda m, x: m.conv(x).mul_(float(np.asarray(x).mean())), "mul"),
+        (lambda m, x: m.conv(x) + torch.tensor(float(x.mean())), "lift_fresh"),
+        (lambda m, x: torch.tensor(m.conv(x).tolist()), "lift_fresh"),
+        (lambda m, x: torch.from_numpy(m.conv(x).numpy()) * 1, "lift_fresh"),
+        (lambda m, x: torch.from_dlpack(m.conv(x)), "output"),
+        (lambda m, x: torch.full((3,), x.mean().item()), "full"),
+        (lambda m, x: m.conv(x)[:, :, x.argmax() % 6], "select"),
+        (lambda m, x: m.conv(x).roll(int(x.argmax()) % 6, 2), "roll"),
+    ],
+)
+def test_numbers_that_leave_torch_and_come_back_carry_what_they_are_made_of(forward, named, level):
+    report = rfcalc.analyze(Fn(forward, conv=conv()), IMAGE, level=level)
+    assert report.rf_output == (8, 8)
+    assert named in report.approximate_ops
+    assert any(f"the rule of {named} did not apply" in note for note in report.notes)
+
+
+@both_levels
+def test_a_length_that_follows_the_data_makes_no_values_of_it(level):
+    def forward(m, x):
+        return m.conv(x) + torch.arange(int((x > -1).sum(-1).max()))
+
+    report = rfcalc.analyze(Fn(forward, conv=conv()), IMAGE, level=level)
+    assert (report.rf_output, report.approximate_ops) == ((3, 3), ())
+
+
+@both_levels
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused_in_one_line(layout, level):
+    def forward(m, x):
+        return torch.nested.as_nested_tensor([x[0, 0, :3], x[0, 0]], layout=layout)
+
+    with pytest.raises(rfcalc.errors.ForwardError, match="a nested tensor has no shape"):
+        rfcalc.analyze(Fn(forward), IMAGE, level=level)
+
+
+@both_levels
+def test_an_observer_that_a_kernel_has_resized_is_put_back(level):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(1, 2, 3))
+        net.qconfig = torch.ao.quantization.get_default_qat_qconfig("x86")
+        net = torch.ao.quantization.prepare_qat(net.train())
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    assert rfcalc.analyze(net, IMAGE, level=level).output_shapes == ((1, 2, 6, 6),)
+    after = net.state_dict()
+    assert all(after[k].shape == v.shape and after[k].equal(v) for k, v in before.items())
+
+
+@both_levels
+def test_a_compressed_sparse_weight_multiplies_as_a_dense_one(level):
+    w = torch.eye(8).to_sparse_csr()
+    report = rfcalc.analyze(Fn(lambda m, x: w @ m.conv(x)[0, 0], conv=conv()), IMAGE, level=level)
+    assert (report.output_shapes, report.rf_output, report.notes) == (((8, 8),), (10, 3), ())
+
+
+@both_levels
+def test_an_own_op_without_a_storage_less_kernel_is_run_on_values(level):
+    @torch.library.custom_op("rfcalc_tests::squared", mutates_args=())
+    def squared(x: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy() ** 2)
+
+    report = rfcalc.analyze(Fn(lambda m, x: squared(m.conv(x)), conv=conv()), IMAGE, level=level)
+    assert report.approximate_ops == ("rfcalc_tests::squared",)
+    assert any("needs values" in note for note in report.notes)
 
 
 def test_plain_forwards_need_no_values():
