@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from rfcalc.errors import RfcalcError
+from rfcalc.version import VERSION
 
 from . import annotate, check, compare, evaluate, export, predict, region, report, summary, table, train, verify
 from .shared import complain
@@ -45,9 +46,7 @@ for name, module in (
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"rfcalc {version('rfcalc')}")
+        typer.echo(f"rfcalc {VERSION}")
         raise typer.Exit
 
 

@@ -61,4 +61,4 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise MissingError(f"{error.name} is not installed; get it by pip install 'rfcalc[{name}]'") from error
+        raise MissingError(f"{error.name} is not installed; get it by pip install 'rfcalc-torch[{name}]'") from error

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ ANALYSIS = (
     ("rows",),
     ("analyze",),
 )
-FOUNDATION = {"errors", "files", "text"}
+FOUNDATION = {"errors", "files", "text", "version"}
 DOMAIN = ("memo", "parts", "grids", "windows", "moves", "stretches", "field", "beside", "writes", "reading")
 # The other rooms, and which of each other they may know beside the foundation and themselves.
 WINGS = {
@@ -132,6 +133,16 @@ def test_starts_without_torch(statement):
     code = f"import sys; {statement}; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_package_is_shipped():
+    """The wheel holds what pyproject.toml names, so a new folder that is not named there would be left out."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in LIBRARY.rglob("__init__.py")}
+    assert set(project["tool"]["setuptools"]["packages"]) == folders | {"rfcalc_cli"}
+    shipped = {p for glob in project["tool"]["setuptools"]["package-data"]["rfcalc"] for p in LIBRARY.glob(glob)}
+    data = {p for p in LIBRARY.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert shipped == data
 
 
 def test_top_level_folders():

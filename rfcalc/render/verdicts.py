@@ -26,6 +26,7 @@ from rfcalc.gate.budget import LIMITS
 from rfcalc.gate.cautions import Caution
 from rfcalc.render.cells import atom, changes, collapsed, figure_texts, nearest
 from rfcalc.render.page import BOLD, DIM, GREEN, RED, YELLOW, Page, fitted, styled, wrapped
+from rfcalc.version import VERSION
 
 if TYPE_CHECKING:
     from rfcalc.gate.advice import Advice
@@ -282,8 +283,6 @@ _SARIF = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 def _sarif(verdicts: Sequence[Verdict], request: _Request) -> str:
     """SARIF 2.1.0, one run: limits and cautions are rules. What could not be judged is no finding about the code
     but about the run: a notification, and the run not successful (3.20.21, 3.58)."""
-    from importlib.metadata import version
-
     limits = [_flag(name) for name in LIMITS]
     kinds = list(get_args(get_type_hints(Caution)["kind"]))
     rules = [_rule(limit, "error", f"The design misses the limit {limit} of its budget.") for limit in limits]
@@ -302,7 +301,7 @@ def _sarif(verdicts: Sequence[Verdict], request: _Request) -> str:
         "tool": {
             "driver": {
                 "name": "rfcalc",
-                "version": version("rfcalc"),
+                "version": VERSION,
                 "rules": rules,
                 "notifications": [{"id": "not-judged", "shortDescription": {"text": "A design could not be judged."}}],
             }

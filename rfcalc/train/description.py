@@ -10,7 +10,6 @@ import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from rfcalc.train.data import DataSet
 from rfcalc.train.loop import Epoch
 from rfcalc.train.recipe import Recipe
 from rfcalc.train.verdict import Claim, Verdict, judge
+from rfcalc.version import VERSION
 
 SCHEMA = "rfcalc.run/1"
 MADE_WITH = {"python", "torch", "platform", "processor", "cores", "threads"}
@@ -115,7 +115,7 @@ def describe(
         claim=claim,
         environment=environment(device),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        version=version("rfcalc"),
+        version=VERSION,
     )
 
 

@@ -19,7 +19,6 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ from rfcalc.train.description import SCHEMA, Config, Run
 from rfcalc.train.loop import Epoch, State
 from rfcalc.train.run_folder import read, read_state, require_folder, state_file, weights_file
 from rfcalc.train.verdict import Weights
+from rfcalc.version import VERSION
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -138,9 +138,9 @@ def resume(folder: Path) -> Recorder:
 
 def _reopened(folder: Path, lock: FileLock) -> Recorder:
     run = read(folder)
-    if run.config.version != version("rfcalc"):
+    if run.config.version != VERSION:
         raise RunError(
-            f"{folder}: written by rfcalc {run.config.version}, and this is {version('rfcalc')}: figures may differ; "
+            f"{folder}: written by rfcalc {run.config.version}, and this is {VERSION}: figures may differ; "
             "start a new run"
         )
     states = {seed: state for seed in run.epochs if (state := read_state(folder, seed)) is not None}

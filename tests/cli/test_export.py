@@ -172,5 +172,5 @@ def test_a_missing_library_is_told(rfcalc, run, tmp_path, monkeypatch, library):
         monkeypatch.setattr("rfcalc.train.export.exported", lambda *_: b"")
     done = rfcalc("export", "net.py", "net.pt", "--output", str(tmp_path / "net.onnx"))
     assert (done.code, done.out) == (2, "")
-    assert done.err == f"rfcalc: {library} is not installed; get it by pip install 'rfcalc[export]'\n"
+    assert done.err == f"rfcalc: {library} is not installed; get it by pip install 'rfcalc-torch[export]'\n"
     assert not (tmp_path / "net.onnx").exists()

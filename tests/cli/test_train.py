@@ -417,7 +417,7 @@ def test_a_missing_library_is_told_at_once(rfcalc, write_design, monkeypatch):
     done = rfcalc("train", write_design(NET))
     assert (done.code, done.err) == (
         2,
-        "rfcalc: nothing_of_the_kind is not installed; get it by pip install 'rfcalc[train]'\n",
+        "rfcalc: nothing_of_the_kind is not installed; get it by pip install 'rfcalc-torch[train]'\n",
     )
 
 

@@ -118,7 +118,7 @@ def anywhere(monkeypatch):
     ],
 )
 def test_the_whole_text(golden, monkeypatch, name, found, options):
-    monkeypatch.setattr("importlib.metadata.version", lambda _: "1.2.3")
+    monkeypatch.setattr("rfcalc.render.verdicts.VERSION", "1.2.3")
     golden(name, verdicts(found, **options))
 
 

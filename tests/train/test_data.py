@@ -423,4 +423,4 @@ def test_shapes_that_no_image_is_scaled_to(shape):
 def test_a_missing_library_is_one_line():
     with pytest.raises(MissingError) as caught, extra("train"):
         import a_library_nobody_has  # noqa: F401
-    assert str(caught.value) == "a_library_nobody_has is not installed; get it by pip install 'rfcalc[train]'"
+    assert str(caught.value) == "a_library_nobody_has is not installed; get it by pip install 'rfcalc-torch[train]'"
