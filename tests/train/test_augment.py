@@ -14,7 +14,7 @@ from torchvision.transforms import functional as tv
 
 from rfcalc.errors import RecipeError
 from rfcalc.train.augment import Augmentation, apply, augment, draw
-from rfcalc.train.transforms import stages
+from rfcalc.train.transforms import _CONVERSIONS, stages
 
 SHAPE = (1, 28, 28)
 
@@ -321,8 +321,7 @@ def test_a_stage_survives_json():
         ("RandomRotation", "augmentation 'RandomRotation': expected a dict of torchvision's 'name' and arguments"),
         (
             {"name": "RandomFlop"},
-            "augmentation RandomFlop: unknown; expected one of "
-            "RandomRotation, RandomAffine, ColorJitter, RandomErasing, Resize",
+            f"augmentation RandomFlop: unknown; expected one of {', '.join(_CONVERSIONS)}",
         ),
         (
             {"name": "ColorJitter", "gamma": 1},
