@@ -116,7 +116,7 @@ def renumber_part(part: Part, where: dict[int, int]) -> Part:
 
 
 @lru_cache(maxsize=4096)
-def _reshape_plan(old: Shape, new: Shape) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def reshape_plan(old: Shape, new: Shape) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Groups of old dims and of new dims with equal products; dims of size 1 belong to no group."""
     a = [i for i, n in enumerate(old) if n != 1]
     b = [i for i, n in enumerate(new) if n != 1]
@@ -137,7 +137,7 @@ def _reshape_plan(old: Shape, new: Shape) -> list[tuple[tuple[int, ...], tuple[i
 
 def reshape_part(part: Part, old: Shape, new: Shape) -> Part:
     """Move bounds through a reshape. Dims that stay whole only change their number; the rest is written out."""
-    plan = _reshape_plan(old, new)
+    plan = reshape_plan(old, new)
     if part.span is not None and not any(src == (part.span.dim,) and len(dst) == 1 for src, dst in plan):
         part = expand_span(part, old[part.span.dim])
     span = part.span

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from rfcalc.analysis.field import AxisField, Field, broadcast, drop_dims, everything, mix, reduce
-from rfcalc.analysis.moves import permute_part, renumber_part, reshape_part, take_part
+from rfcalc.analysis.field import AxisField, Field, broadcast, drop_dims, everything, mix, reduce, touched
+from rfcalc.analysis.grids import main_dim
+from rfcalc.analysis.moves import permute_part, renumber_part, reshape_part, reshape_plan, take_part
 from rfcalc.analysis.parts import Index, Part, Shape
 from rfcalc.analysis.rules.registry import Call, Result, Value, dim_of, dims_of, everywhere, rule
 from rfcalc.analysis.stretches import moved_mask
@@ -22,6 +24,37 @@ def reshaped(field: Field, old: Shape, new: Shape) -> Field:
     if math.prod(old) == 0:
         return everything(field)
     return field.map(lambda p: reshape_part(p, old, new))
+
+
+def viewed(field: Field, old: Shape, new: Shape) -> Field:
+    """A reshape as a network writes it: it may cut a grid into pieces (space to depth, windows, patches), so that
+    neighbours lie a piece apart, or put pieces together again (a pixel shuffle)."""
+    out = reshaped(field, old, new)
+    if len(new) < 3:  # flattened: features, and no map
+        return out
+    groups = [g for g in reshape_plan(old, new) if len(g[0]) > 1 or len(g[1]) > 1]
+    if not any(any(touched(field, src)) for src, _ in groups):
+        return out
+    before, after = [_grid_of(a) for a in field.axes], [_grid_of(a) for a in out.axes]
+    axes = list(out.axes)
+    for i, a in enumerate(out.axes):
+        for src, dst in groups:
+            if before[i] in src and after[i] in dst:
+                by = Fraction(_faster(new, dst, after, i), _faster(old, src, before, i))
+                axes[i] = a if by == 1 else a.with_parts(a.parts, a.jump * by)
+    return Field(tuple(axes), out.approx, out.mask)
+
+
+def _grid_of(a: AxisField) -> int:
+    """The dim along which the local field of an axis moves most; -1 where it does not."""
+    p = next((p for p in a.parts if p.local and p.dims), None)
+    return -1 if p is None else p.dims[0] if len(p.dims) == 1 else main_dim(p)
+
+
+def _faster(shape: Shape, group: Sequence[int], grids: Sequence[int], i: int) -> int:
+    """How many positions of a group of dims lie on one of the grid; 1 where another axis runs along them (tokens)."""
+    dims = [d for d in group if d > grids[i]]
+    return 1 if any(d in grids for d in dims) else math.prod(shape[d] for d in dims)
 
 
 def permuted(field: Field, order: Sequence[int]) -> Field:
@@ -41,7 +74,7 @@ def taken(field: Field, dim: int, n: int, index: Index, step: int = 1) -> Field:
 
 
 def _back_by_reshape(call: Call, old: Shape, new: Shape) -> None:
-    call.write_back = lambda parent, child: child and reshaped(child, new, old)
+    call.write_back = lambda parent, child: child and viewed(child, new, old)
 
 
 @rule("view", "reshape", "_reshape_alias", "_unsafe_view", "flatten", "unflatten", "ravel")
@@ -51,7 +84,7 @@ def reshape(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     _back_by_reshape(call, old, new)
     if math.prod(old) != math.prod(new):  # view(dtype) of another width
         return everywhere(call, x)
-    return x.field and reshaped(x.field, old, new)
+    return x.field and viewed(x.field, old, new)
 
 
 @rule("squeeze", "unsqueeze")
