@@ -293,8 +293,29 @@ def seen_indices(mask: Mask | None, where: Mapping[int, int]) -> dict[int, Any]:
 
 
 def read_out(f: Field, shape: Shape) -> tuple[Field, Shape]:
-    """A masked map with its mask applied; of a large one, what decides its numbers."""
+    """A masked map with its mask applied; of a large one, what decides its numbers if its fields step evenly."""
     rows = f.mask and f.mask.part
     assert isinstance(rows, Rows)
-    small = rows.starts.shape[1] * rows.columns <= WRITE_OUT
+    small = rows.starts.shape[1] * rows.columns <= (WRITE_OUT if steady(f) else _WRITE_OUT_UNEVEN)
     return (written_out(f), shape) if small else sampled(f, shape)
+
+
+_WRITE_OUT_UNEVEN = 1 << 21
+
+
+def steady(f: Field) -> bool:
+    """Along every axis, are all fields of one size and evenly apart, and stand rows and columns of one number for the
+    same place? Then the column nearest to the diagonal is the nearest of all."""
+    return all(_steady(a) for a in f.axes)
+
+
+def _steady(a: AxisField) -> bool:
+    courses = set()
+    for p in a.parts:
+        facts = facts_of(p.bounds)
+        if not facts.regular or facts.largest != facts.smallest:
+            return False
+        if p.local and p.dims:
+            centre = (p.bounds[2] - p.bounds[3]).reshape(-1)
+            courses.add((int(centre[0]), int(centre[min(1, len(centre) - 1)])))
+    return len(courses) <= 1

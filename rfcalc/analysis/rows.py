@@ -25,6 +25,7 @@ from rfcalc.analysis.reading import (
     hulls,
     read_out,
     sizes_of,
+    steady,
 )
 from rfcalc.analysis.report import Axis, LayerRow
 from rfcalc.analysis.rules import Window
@@ -229,8 +230,10 @@ class Reader:
 
     def extents(self, f: Field, shape: Shape) -> list[Extent]:
         if f.mask is not None and f.mask.pending:
-            read = self.extents(*read_out(f, shape))
-            return [e._replace(regular=self.is_regular(a)) for e, a in zip(read, f.axes, strict=True)]
+            laid, size = read_out(f, shape)
+            told = size == shape or steady(f)  # of uneven fields a few positions do not tell: such a row is marked
+            read = self.extents(laid, size)
+            return [e._replace(regular=told and self.is_regular(a)) for e, a in zip(read, f.axes, strict=True)]
         out = []
         for axis, a in zip(self.axes, f.axes, strict=True):
             parts = a.parts

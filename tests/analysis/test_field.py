@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfcalc.analysis import field, memo
+from rfcalc.analysis import field, memo, reading
 from rfcalc.analysis import parts as atoms
 from rfcalc.analysis import windows as sliding
 from rfcalc.analysis.beside import beside_axes
@@ -408,3 +408,21 @@ def test_write_box(kept, data):
     expected[where] = EMPTY
     cleared = hull(write_box(old, None, SHAPE, box))
     same(cleared, expected)
+
+
+def test_a_join_is_mixed_if_any_operand_is():
+    plain = identity(4, 0)
+    longer = AxisField((*plain.parts, Part(np.array([0, -3, 0, -3]), (), False)), mixed=False)
+    for with_context in (plain.as_mixed(), AxisField(longer.parts, mixed=True)):
+        for operands in ([plain, with_context], [with_context, plain], [plain, plain, with_context]):
+            assert join_axes(operands).mixed
+    assert not join_axes([plain, identity(4, 0)]).mixed
+
+
+@laws
+@given(st.integers(0, 1 << 30), st.integers(1, 4), st.integers(1, 40))
+def test_distinct_columns_are_all_columns_once(seed, high, n):
+    b = np.random.default_rng(seed).integers(0, high, (4, n))
+    found = [tuple(column) for column in reading._distinct(b).T]
+    assert len(found) == len(set(found))
+    assert set(found) == {tuple(column) for column in b.T}
