@@ -11,7 +11,20 @@ from numpy.typing import NDArray
 
 from rfcalc.analysis.grids import extend, narrowed, settled
 from rfcalc.analysis.memo import LINES, MEMO
-from rfcalc.analysis.parts import EMPTY, Bounds, Index, Line, Part, axis_in, blank_exact, expand_span, line_of, ramp
+from rfcalc.analysis.moves import renumber_part
+from rfcalc.analysis.parts import (
+    EMPTY,
+    Bounds,
+    Index,
+    Line,
+    Part,
+    axis_in,
+    blank_exact,
+    expand_span,
+    line_of,
+    ramp,
+    spread,
+)
 
 # ------------------------------------------------------------------------------------------------ windows, taps
 
@@ -173,6 +186,31 @@ def _select(b: Bounds, ax: int, taps: Taps, jump: Fraction, turn: int) -> Bounds
     exact = np.where(taps.exact >= 0, rows[:2][..., np.clip(taps.exact, 0, n - 1)], EMPTY).min(-1)
     loose = np.where(free != HOLE, ext[2:][..., np.where(free != HOLE, free + left, 0)], EMPTY).min(-1)
     return np.ascontiguousarray(np.moveaxis(np.concatenate([exact, loose]), -1, ax))
+
+
+def folded_part(
+    part: Part, dim: int, n_out: int, k: int, n: int, s: int, before: int, d: int, jump: Fraction, turn: int = 1
+) -> Part:  # fmt: skip
+    """Dims `dim` and the next, the k taps of n windows, become one of positions: each tap is added where it came from.
+
+    Beyond the border the windows go on, each tap along its own row of them.
+    """
+    taps, span = transposed_taps(n, n_out, k, s, before, d), part.span
+    if span is not None and span.dim in (dim, dim + 1):
+        part = expand_span(part, k if span.dim == dim else n)
+    every = {*part.dims} if part.span is None else {*part.dims, part.span.dim}
+    where = {i: i - (i > dim) for i in every if i != dim}
+    if dim not in part.dims:
+        return taps_part(renumber_part(part, where), dim, n, taps, jump, turn)
+    part = spread(part, dim + 1, n)
+    where[dim + 1] = dim
+    ax = axis_in(part, dim)
+    rows = [
+        _select(part.bounds.take(t, ax), ax, Taps(taps.exact[:, t : t + 1], taps.free[:, t : t + 1]), jump, turn)
+        for t in range(k)
+    ]
+    dims = tuple(where[i] for i in part.dims if i != dim)
+    return settled(part._replace(bounds=np.min(rows, 0), dims=dims), part, dim)
 
 
 @lru_cache(maxsize=1024)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cases.registry import LINE, MAP, VOLUME, case, fn, weights
+from cases.registry import LINE, MAP, VOLUME, aten, case, fn, weights
 
 for _n, _shape in ((1, LINE), (2, MAP), (3, VOLUME)):
     _conv, _back = getattr(nn, f"Conv{_n}d"), getattr(nn, f"ConvTranspose{_n}d")
@@ -69,6 +69,8 @@ case("fractional_max_pool3d", lambda: nn.FractionalMaxPool3d(2, 2), VOLUME)
 fn("im2col", lambda x: F.unfold(x, (2, 3), 2, 1, (1, 2)))
 fn("col2im", lambda x: F.fold(x, (5, 7), (2, 3), stride=(1, 2)), (12, 12))
 fn("unfold and fold", lambda x: F.fold(F.unfold(x, 3, padding=1, stride=2), x.shape[2:], 3, padding=1, stride=2))
+fn("unfold_backward", lambda x: aten.unfold_backward(x.unfold(3, 3, 2), x.shape, 3, 3, 2))
+fn("fold alone", lambda x: F.fold(x[:, :, 0], (4, 4), (2, 1), stride=2), (4, 1, 4))
 fn("unfold", lambda x: x.unfold(2, 3, 2).unfold(3, 2, 1).sum((-1, -2)))
 case("avg_pool whole", lambda: nn.AvgPool2d((7, 9)))
 case("max_pool whole", lambda: nn.MaxPool2d((7, 9), 1))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rfcalc.analysis.field import Field, blank, broadcast, drop_dims, join, mix, reduce
+from rfcalc.analysis.field import Field, blank, broadcast, drop_dims, everything, join, mix, reduce
 from rfcalc.analysis.parts import Part, Shape
 from rfcalc.analysis.pattern import Lost, masked
 from rfcalc.analysis.rules.indexing import BY_ELEMENT, gather
@@ -86,6 +86,7 @@ def margin_loss(call: Call, x: Value, target: Value, *args: Any, **kwargs: Any) 
             last = len(v.shape) - 1
             whole = len(v.shape) == len(x.shape)  # a class per sample has no dim of classes
             fields.append(drop_dims(reduce(v.field, (last,)).unmasked(), (last,), len(v.shape)) if whole else v.field)
+    fields += [everything(v.field) for v in values((*args, *kwargs.values())) if v.field is not None]  # of each class
     loss = _reduced(mix(join(fields)), x.shape[:-1], call.out[0])
     return loss if len(call.out) == 1 else (loss, target.field)
 

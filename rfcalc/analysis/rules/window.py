@@ -14,7 +14,7 @@ from rfcalc.analysis.moves import pad_part, permute_part, reshape_part
 from rfcalc.analysis.parts import Part, Shape, expand_span
 from rfcalc.analysis.rules.parameters import per_output, with_parameters
 from rfcalc.analysis.rules.registry import Call, Result, Value, Window, rule, spatial, values
-from rfcalc.analysis.windows import HOLE, Taps, taps_part, transposed_taps, window_hits, window_part
+from rfcalc.analysis.windows import Taps, folded_part, taps_part, transposed_taps, window_hits, window_part
 
 _ONE = Fraction(1)
 
@@ -343,26 +343,28 @@ def col2im(call: Call, x: Value, size: Any, k: Any, dilation: Any, padding: Any,
     field = field.map(lambda p: reshape_part(p, x.shape, split))
     order = [*range(dim + 1), dim + 1, dim + 3, dim + 2, dim + 4]
     field = field.map(lambda p: permute_part(p, order))
-    shape = [split[d] for d in order]
     for i in (1, 0):  # (tap, window) -> position
-        at = dim + 1 + 2 * i
-        old = tuple(shape)
-        flat = (*shape[:at], shape[at] * shape[at + 1], *shape[at + 2 :])
-        field = field.map(partial(reshape_part, old=old, new=flat))
-        taps = _fold_taps(hw[i], windows[i], ks[i], ss[i], ps[i], ds[i])
-        field = tapped(field, at, flat[at], taps)
-        shape[at : at + 2] = [hw[i]]
-    return rescaled(field.unmasked(), Fraction(1, _common(ss)))
+        field = _folded(field, dim + 1 + 2 * i, hw[i], ks[i], windows[i], ss[i], ps[i], ds[i])
+    return rescaled(field, Fraction(1, _common(ss)))
 
 
-@lru_cache(maxsize=256)
-def _fold_taps(n: int, windows: int, k: int, s: int, p: int, d: int) -> Taps:
-    o = np.arange(n)[:, None]
-    source, rest = np.divmod(o + p - np.arange(k)[None, :] * d, s)
-    ok = (rest == 0) & (source >= 0) & (source < windows)
-    flat = np.arange(k)[None, :] * windows + source
-    at = np.where(ok, flat, -1)
-    return Taps(at, np.where(ok, flat, HOLE))
+def _folded(
+    field: Field, dim: int, n_out: int, k: int, n: int, s: int, p: int, d: int, scale: Fraction = _ONE
+) -> Field:  # fmt: skip
+    def change(a: AxisField) -> AxisField:
+        parts = [folded_part(q, dim, n_out, k, n, s, p, d, a.jump, a.turn) for q in a.parts]
+        return a.with_parts(parts, a.jump * scale if a.runs_along(dim) or a.runs_along(dim + 1) else None)
+
+    return field.each(change)
+
+
+@rule("unfold_backward")
+def unfold_backward(call: Call, x: Value, sizes: Sequence[int], dim: int, size: int, step: int) -> Result:
+    """The transpose of Tensor.unfold, an overlap-add: what istft ends with."""
+    at, n = dim % len(sizes), len(x.shape)
+    order = [*range(at), n - 1, *range(at, n - 1)]
+    taps_first = x.field and x.field.map(lambda p: permute_part(p, order))
+    return taps_first and _folded(taps_first, at, sizes[at], size, x.shape[at], step, 0, 1, Fraction(1, step))
 
 
 @rule("unfold")

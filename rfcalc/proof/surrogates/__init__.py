@@ -1,9 +1,12 @@
 """What stands in for functions with vanishing or sparse gradients: one file per family, named as in `analysis/rules/`.
 
-Importing this package fills the one table, `SURROGATES`.
+Importing this package fills the one table, `SURROGATES`; `LINEAR` names the functions that need none.
 """
 
 from rfcalc.proof.surrogates import indexing, loss, matmul, pointwise, reduce, resample, scan, view, window
+from rfcalc.proof.surrogates.linear import LINEAR
 from rfcalc.proof.surrogates.registry import SURROGATES
 
-__all__ = ["SURROGATES", "indexing", "loss", "matmul", "pointwise", "reduce", "resample", "scan", "view", "window"]
+__all__ = [
+    "LINEAR", "SURROGATES", "indexing", "loss", "matmul", "pointwise", "reduce", "resample", "scan", "view", "window",
+]  # fmt: skip

@@ -53,6 +53,41 @@ def _getitem(call: Call, x: Tensor, index: Any) -> Any:
     return summed(list(_by_entry(call, x, items)), result.shape)
 
 
+@surrogate("index _unsafe_index")
+def _index(call: Call, x: Tensor, indices: Any) -> Any:
+    return _getitem(call, x, tuple(slice(None) if i is None else i for i in indices))
+
+
+@surrogate("masked_scatter")
+def _masked_scatter(call: Call, x: Tensor, mask: Tensor, source: Tensor) -> Any:
+    """A known mask places the source; of one that compares the input, anything may lie anywhere."""
+    shadow = call.shadow_of(mask)
+    if shadow is None:
+        return call.real()
+    return summed([t for t in (x, shadow.mean(), source.mean()) if t.requires_grad], call.shape())
+
+
+@surrogate("nonzero argwhere masked_select _unique2 unique_consecutive unique_dim bincount nms")
+def _of_unknown_length(call: Call, *args: Any, **kwargs: Any) -> Any:
+    """The numbers of the report's run and of this one give results of other lengths: there is nothing to compare."""
+    return call.real()
+
+
+@surrogate("histc multinomial isin pdist")
+def _picked(call: Call, *args: Any, **kwargs: Any) -> Any:
+    """What comes out depends on all that goes in."""
+    real = call.values()
+    total = summed([t.mean() for t in call.operands()], ())
+
+    def shaped(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        spread = total.expand(value.shape).clone()
+        return spread if value.is_floating_point() else call.cast_shadow(value, spread)
+
+    return map_leaves(real, shaped)
+
+
 _FLAGS = (torch.bool, torch.uint8)
 
 

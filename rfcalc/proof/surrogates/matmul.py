@@ -23,7 +23,7 @@ from rfcalc.proof.surrogates.registry import (
 )
 
 
-@surrogate("cdist")
+@surrogate("cdist _cdist_forward")
 def _cdist(call: Call, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return a.mean(-1).unsqueeze(-1) + b.mean(-1).unsqueeze(-2)
 
@@ -50,7 +50,10 @@ def _positive_weights(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (x, *map_leaves(rest, change)), map_leaves(call.kwargs, change)
 
 
-@surrogate("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc linear bilinear")
+@surrogate(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc linear bilinear "
+    "convolution _convolution"
+)
 def _weighted(call: Call, *args: Any, **kwargs: Any) -> Tensor:
     call.args, call.kwargs = _positive_weights(call)
     return lifted(product(call))
@@ -58,7 +61,7 @@ def _weighted(call: Call, *args: Any, **kwargs: Any) -> Tensor:
 
 @surrogate(
     "matmul mm bmm mv dot vdot inner outer ger einsum tensordot kron addmm addmv addbmm baddbmm addr chain_matmul "
-    "linalg_multi_dot linalg_matmul linalg_vecdot"
+    "linalg_multi_dot linalg_matmul linalg_vecdot _trilinear"
 )
 def product(call: Call, *args: Any, **kwargs: Any) -> Tensor:
     """The product of factors at value 1, or of one factor and a constant of no sign."""
@@ -108,6 +111,17 @@ def _sdpa(
         return _attend(query, key, value, None, None)[0] + mean_over(shadow, (-1,))
     bias = attn_mask if attn_mask is not None and attn_mask.requires_grad else None
     return _attend(query, key, value, mask, bias)[0]
+
+
+@surrogate("_scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu")
+def _sdpa_kernel(
+    call: Call, query: Tensor, key: Tensor, value: Tensor, *args: Any, attn_mask: Any = None, is_causal: bool = False,
+    **kwargs: Any,
+) -> Any:  # fmt: skip
+    """Queries with keys and values; the kernel of the CPU takes its mask by name alone."""
+    given = (attn_mask, *args) if call.base.endswith("cpu") else (*args, *((attn_mask,) if not args else ()))
+    mask, _, causal = (*given, 0.0, is_causal)[:3] if len(given) > 1 else (*given, 0.0, is_causal)
+    return _sdpa(call, query, key, value, mask, 0.0, causal or is_causal), *call.values()[1:]
 
 
 @surrogate("multi_head_attention_forward")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import types
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from rfcalc.proof.surrogates.registry import Call, mean_over, summed, surrogate,
     "subtract mul multiply div divide true_divide floordiv truediv floor_divide mod fmod remainder maximum "
     "minimum fmax fmin atan2 arctan2 hypot logaddexp logaddexp2 lerp addcmul addcdiv nextafter special_expit "
     "special_erf special_log1p special_expm1 special_logit special_entr special_xlogy bernoulli conj conj_physical "
-    "resolve_conj"
+    "resolve_conj _prelu_kernel rrelu_with_noise dequantize quantize_per_tensor quantize_per_channel "
+    "fake_quantize_per_tensor_affine"
 )
 def pointwise(call: Call, x: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Element by element: the sum of all operands that depend on the input. In place, a sole operand stays as it is."""
@@ -32,6 +34,17 @@ def pointwise(call: Call, x: Any, *args: Any, **kwargs: Any) -> Tensor:
         return operands[0]
     total = summed(operands, np.broadcast_shapes(*(t.shape for t in tensors_in(call.args, call.kwargs))))
     return total if call.in_place else call.whole(total)
+
+
+@surrogate("fake_quantize_per_channel_affine")
+def _by_channel(call: Call, x: Tensor, scale: Tensor, zero: Tensor, axis: int, *args: Any) -> Tensor:
+    return with_parameters(x.clone(), (scale, zero), x.ndim - 1 - axis)
+
+
+@surrogate("log_sigmoid_forward native_dropout")
+def _beside_what_is_kept(call: Call, x: Tensor, *args: Any) -> Any:
+    """Beside the result these give what their gradient needs."""
+    return (x.clone(), *call.values()[1:])
 
 
 @surrogate("prelu")
@@ -144,12 +157,28 @@ def _glu(call: Call, x: Tensor, dim: int = -1) -> Tensor:
     return summed(x.chunk(2, dim), call.shape())
 
 
+@surrogate("_embedding_bag")
+def _embedding_bag_kernel(
+    call: Call, weight: Tensor, indices: Tensor, offsets: Tensor, scale: bool = False, mode: int = 0,
+    sparse: bool = False, per_sample_weights: Any = None, *args: Any, **kwargs: Any,
+) -> Any:  # fmt: skip
+    real = call.values()
+    bags = _bags(call, indices, weight, offsets, per_sample_weights, len(real[0]))
+    return (bags, *real[1:])
+
+
 @surrogate("embedding_bag")
 def _embedding_bag(
     call: Call, indices: Tensor, weight: Tensor, offsets: Any = None, *args: Any, per_sample_weights: Any = None,
     **kwargs: Any,
-) -> Tensor:  # fmt: skip
-    """The mean of a bag, of the numbers that depend on the input."""
+) -> Any:  # fmt: skip
+    if not isinstance(call.func, types.FunctionType):  # torch's own has the table first
+        return _embedding_bag_kernel(call, indices, weight, offsets, *args, **kwargs)
+    return _bags(call, indices, weight, offsets, per_sample_weights, call.shape()[0])
+
+
+def _bags(call: Call, indices: Tensor, weight: Tensor, offsets: Any, per_sample_weights: Any, count: int) -> Tensor:
+    """The sum of a bag, of the numbers that depend on the input."""
     parts = [p.unsqueeze(-1) for p in (call.seen_of(indices), call.seen_of(per_sample_weights)) if p is not None]
     if weight.requires_grad:
         parts.append(weight[indices] if call.shadow_of(indices) is None else mean_over(weight, (0,)))
@@ -157,7 +186,7 @@ def _embedding_bag(
     if each.ndim == 3:
         return each.mean(1)
     edges = [*offsets.tolist(), len(each)]
-    return torch.stack([each[a:b].sum(0) for a, b in itertools.pairwise(edges[: call.shape()[0] + 1])])
+    return torch.stack([each[a:b].sum(0) for a, b in itertools.pairwise(edges[: count + 1])])
 
 
 @surrogate("embedding one_hot")

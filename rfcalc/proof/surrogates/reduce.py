@@ -48,7 +48,7 @@ def _reduction(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     return type(real)([shaped(v) for v in real])
 
 
-@surrogate("softmax log_softmax softmin gumbel_softmax")
+@surrogate("softmax log_softmax softmin gumbel_softmax _softmax _log_softmax _safe_softmax")
 def _softmax(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Each element with the mean of all along the dim, at value 1; what is masked with -inf becomes 0."""
     given = args[0] if args and call.base != "gumbel_softmax" else args[3] if len(args) > 3 else None
@@ -63,6 +63,29 @@ def _softmax(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 # normalisation
+
+
+@surrogate("native_layer_norm native_group_norm native_batch_norm _batch_norm_impl_index _fused_rms_norm")
+def _native_norm(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The result as of the named forms; its statistics are means over the same dims."""
+    real = call.values()
+    others = [d for d in range(x.ndim) if d != 1]
+    if call.base == "native_group_norm":
+        weight, bias, _, _, _, groups, _ = args
+        total = _group_norm(call, x, groups, weight, bias)
+        own = x.reshape(x.shape[0], groups, -1).mean(2)
+    elif "batch" in call.base:
+        total = _batch_norm(call, x, *args[:5])
+        own = x.mean(others)
+    else:
+        total = _layer_norm(call, x, *args)
+        own = mean_over(x, range(-len(args[0]), 0))
+    return (total, *(own if isinstance(v, Tensor) and v.shape == own.shape else v for v in real[1:]))
+
+
+@surrogate("_native_batch_norm_legit_no_training")
+def _frozen_batch_norm(call: Call, x: Tensor, *args: Any) -> Any:
+    return (_batch_norm(call, x, *args[:4]), *call.values()[1:])
 
 
 @surrogate("layer_norm rms_norm")
@@ -122,10 +145,12 @@ def _similarity(call: Call, *args: Any, **kwargs: Any) -> Tensor:
 
 @surrogate(
     "fft_fft fft_fft2 fft_fftn fft_ifft fft_ifft2 fft_ifftn fft_rfft fft_rfft2 fft_rfftn fft_irfft fft_irfft2 "
-    "fft_irfftn fft_hfft fft_hfft2 fft_hfftn fft_ihfft fft_ihfft2 fft_ihfftn"
+    "fft_irfftn fft_hfft fft_hfft2 fft_hfftn fft_ihfft fft_ihfft2 fft_ihfftn _fft_r2c _fft_c2r _fft_c2c"
 )
 def _fourier(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Every frequency sees every position along the transformed dims."""
+    if call.base.startswith("_fft"):  # (x, dims, ...)
+        args = (None, args[0])
     size = kwargs.get("n", kwargs.get("s", args[0] if args else None))
     dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
     if dim is None and call.base.endswith("n") and size is not None:

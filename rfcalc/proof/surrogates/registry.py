@@ -189,12 +189,13 @@ SURROGATES: dict[str, Callable[..., Any]] = {}
 
 
 def surrogate(names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a stand-in, called with the `Call` and the arguments of the call."""
+    """Register a stand-in, called with the `Call` and the arguments of the call; a second one is refused."""
 
     def register(fn: Callable[..., Any]) -> Callable[..., Any]:
         for name in names.split():
-            assert name not in SURROGATES, name
-            SURROGATES[name] = fn
+            if name in SURROGATES:
+                raise ValueError(f"{name} has a surrogate already")
+        SURROGATES.update(dict.fromkeys(names.split(), fn))
         return fn
 
     return register

@@ -43,13 +43,27 @@ def _interpolate(
     return apply_per_dim(x, matrices)
 
 
-@surrogate("grid_sample")
+@surrogate("upsample_bicubic2d _upsample_bicubic2d_aa _upsample_bilinear2d_aa")
+def _upsample(call: Call, x: Tensor, size: Any, align: bool, *scales: Any, **named: Any) -> Tensor:
+    """The weights of these have both signs, or are noise."""
+    mode, sides = call.base.removeprefix("_").split("_")[1].removesuffix("2d"), call.shape()[2:]
+    given = next((s for s in (*scales, *named.values()) if isinstance(s, list | tuple)), (*scales, *named.values()))
+    ratios = given if len(given) == 2 and None not in given else (None, None)
+    options = (align, None, call.base.endswith("aa"))
+    matrices = [
+        _resampling(x.shape[2 + d], n if scale is None else None, scale, d, 2, mode, options)
+        for d, (n, scale) in enumerate(zip(sides, ratios, strict=True))
+    ]
+    return apply_per_dim(x, matrices)
+
+
+@surrogate("grid_sample grid_sampler grid_sampler_2d grid_sampler_3d")
 def _grid_sample(call: Call, x: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Where it reads is data: anywhere in the map, and the coordinates of this position."""
     return (mean_over(x, range(2, x.ndim)) + grid.mean(-1).unsqueeze(1)).expand(call.shape()).clone()
 
 
-@surrogate("affine_grid")
+@surrogate("affine_grid affine_grid_generator")
 def _affine_grid(call: Call, theta: Tensor, size: Any, *args: Any, **kwargs: Any) -> Tensor:
     return mean_over(theta, range(theta.ndim)).expand(call.shape()).clone()
 

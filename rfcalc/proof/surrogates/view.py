@@ -29,7 +29,7 @@ def _pieces(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, .
     return tuple(x.narrow(dim, (t.storage_offset() - x.storage_offset()) // step, t.shape[dim]) for t in real)
 
 
-@surrogate("pad fold")
+@surrogate("pad fold constant_pad_nd col2im unfold_backward")
 def _filled(call: Call, *args: Any, **kwargs: Any) -> Tensor:
     """Padding and gaps between strides are constants; at 0 they would cut later products."""
     return lifted(call.real())

@@ -102,7 +102,17 @@ def test_im2col_and_back(rules):
     x = rules.image(1, 1, 1, 3, axes=(3,))
     assert rules.run("im2col", (1, 2, 2), x, (1, 2), 1, 0, 1).exact == ([(0, 0), (1, 1), (1, 1), (2, 2)],)
     columns = rules.image(1, 2, 2, axes=(2,))  # the axis numbers the windows
-    assert rules.run("col2im", (1, 1, 1, 3), columns, (1, 3), (1, 2), 1, 0, 1).exact == ([(0, 0), (0, 1), (1, 1)],)
+    back = rules.run("col2im", (1, 1, 1, 3), columns, (1, 3), (1, 2), 1, 0, 1)
+    assert (back.exact, back.free) == (([(0, 0), (0, 1), (1, 1)],), ([(-1, 0), (0, 1), (1, 2)],))
+    by_tap = rules.run("col2im", (1, 1, 1, 3), rules.image(1, 2, 2, axes=(1,)), (1, 3), (1, 2), 1, 0, 1)
+    assert by_tap.exact == ([(0, 0), (0, 1), (1, 1)],)
+
+
+def test_overlap_add(rules):
+    """Two windows of 3 taps, 2 apart: the transpose of unfold."""
+    back = rules.run("unfold_backward", (1, 5), rules.image(1, 2, 3, axes=(1,)), [1, 5], 1, 3, 2)
+    assert (back.exact, back.jumps) == (([(0, 0), (0, 0), (0, 1), (1, 1), (1, 1)],), (Fraction(1, 2),))
+    assert back.free == ([(-1, 0), (0, 0), (0, 1), (1, 1), (1, 2)],)
 
 
 def test_random_windows_see_the_whole_map(rules):
