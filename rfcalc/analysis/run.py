@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from rfcalc.analysis.asked import refused_by_cpu
 from rfcalc.analysis.calls import call_name, is_query
@@ -53,6 +53,7 @@ from rfcalc.analysis.values import (
     is_whole,
     map_tensors,
     nbytes_of,
+    root_of,
     tensors_in,
 )
 
@@ -108,7 +109,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return run.read(func, schema, args, kwargs, every, vals)
         run.guard(schema, func, args, kwargs)
         if schema.op == "as_strided" and not is_whole(args[0]):
-            rule = unknown  # it counts from the start of the storage
+            rule, vals[0] = unknown, root_of(vals[0])  # it counts from the start of the storage
         if schema.reshapes:
             return run.reshaped(func, schema, rule, args, kwargs)
         if not touched and run.storageless and is_large(schema, args, every):
@@ -150,7 +151,12 @@ class Run(Ops, TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if is_query(func):
-            return self.changed(func, args, kwargs) if func in SETTERS else execute(func, args, kwargs)
+            if func in SETTERS:
+                return self.changed(func, args, kwargs)
+            if self.numbers is None:
+                return execute(func, args, kwargs)
+            with _disable_current_modes():  # `str(x)` of real values runs ops of torch's own
+                return execute(func, args, kwargs)
         self.number += 1
         op = self.op = Event(self.number, self.frame)
         if func in INDEXING and len(args) > 1:

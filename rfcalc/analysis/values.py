@@ -98,6 +98,13 @@ def fresh(v: Traced) -> Traced:
     return v
 
 
+def root_of(v: Value) -> Value:
+    """What a tensor is a view of, as of now."""
+    while isinstance(v, Traced) and v.parent is not None:
+        v = fresh(v.parent)
+    return v
+
+
 def write(v: Traced, new: Field | None) -> None:
     """Set what a tensor depends on, and what every tensor on the same storage then does."""
     chain: list[Traced] = [v]

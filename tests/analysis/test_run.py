@@ -586,6 +586,37 @@ def test_nested_tensors_are_refused_in_one_line(layout, level):
 
 
 @both_levels
+def test_what_a_forward_prints_is_no_row(level):
+    def forward(m, x):
+        y = m.conv(x)
+        return (y, f"{y} {y.mean():.3f}", str(y), repr(x))[0]
+
+    report = rfcalc.analyze(Fn(forward, conv=conv()), IMAGE, level=level)
+    assert [row.name for row in report.rows] == ["conv", "mean"]
+
+
+@both_levels
+@pytest.mark.parametrize("change", [lambda v: v.mul_(0.5), lambda v: v.add_(1), lambda v: v.__imul__(2.0)])
+def test_a_number_written_through_a_view_leaves_the_dependence_as_it_is(change, level):
+    def forward(m, x):
+        y = x * 1
+        change(y.unfold(2, 2, 2))
+        return y * 1
+
+    report = rfcalc.analyze(Fn(forward), IMAGE, level=level)
+    assert (report.rf_output, report.approximate_ops) == ((1, 1), ())
+
+
+@both_levels
+def test_as_strided_of_a_view_reads_all_that_it_is_a_view_of(level):
+    def forward(m, x):
+        return x.mul(1)[:, :, 4:].as_strided((4, 8), (8, 1), 0) * 1
+
+    report = rfcalc.analyze(Fn(forward), IMAGE, level=level)
+    assert (report.rf_output, report.approximate_ops) == ((8, 8), ("as_strided",))
+
+
+@both_levels
 def test_an_observer_that_a_kernel_has_resized_is_put_back(level):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

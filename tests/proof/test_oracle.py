@@ -544,3 +544,16 @@ def test_an_op_of_ones_own_with_a_known_name_has_no_stand_in():
     checks = list(verify(Net(), (1, 8), report))
     assert {c.position: c.measured for c in checks}[(0,)] == (0, 7)
     assert all(c.agrees for c in checks)
+
+
+def test_a_forward_that_looks_at_its_numbers_is_replayed():
+    class Looks(nn.Conv2d):
+        def forward(self, x):
+            y = super().forward(x)
+            y.numpy(), y.tolist(), f"{y.mean():.3f}", torch.from_dlpack(y)
+            return y * 1
+
+    net = Looks(1, 1, 3)
+    checks = list(verify(net, (1, 6, 6), analyze(net, (1, 6, 6))))
+    assert checks
+    assert all(check.agrees and check.exact for check in checks)

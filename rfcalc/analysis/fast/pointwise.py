@@ -154,7 +154,8 @@ def _binary(rule_name: str, inplace: bool) -> Shortcut:
         field = run.interpret(rule, call, va, vb)
         op.ins += ins
         if inplace:
-            write(va, field)  # type: ignore[arg-type]
+            if field is not va.field:  # as at level 1: `x *= 2` leaves the dependence as it is
+                write(va, field)  # type: ignore[arg-type]
             return a
         out = meta_empty(shape, a) if a.is_contiguous() else torch.empty_like(a)
         run.new(out, field)  # type: ignore[arg-type]
