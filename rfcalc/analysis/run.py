@@ -91,9 +91,14 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         schema = schema_of(func)
         if schema.op in INDEXED and by_flags(args):
             args = run.counted(args)
-        if schema.op == "index_put" and fills_by_flags(args):  # how older torch spells `x[mask] = 0.5`
+        filled = fills_by_flags(args) if schema.op == "index_put" else None
+        if filled is not None:  # how older torch spells `x[mask] = 0.5`
+            flags, rest = filled
+            if rest:
+                with self:
+                    flags = flags.view(*flags.shape, *(1,) * rest)
             fill = torch.ops.aten.masked_fill_.Tensor if schema.written else torch.ops.aten.masked_fill.Tensor
-            return self.__torch_dispatch__(fill, types, (args[0], args[1][0], args[2]))
+            return self.__torch_dispatch__(fill, types, (args[0], flags, args[2]))
         every = list(tensors_in((*args, *kwargs.values())))
         vals = [run.value(t) for t in every]
         made_like = schema.op in MADE_LIKE
@@ -121,10 +126,11 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = as_on_cpu(schema.op, margs, execute(func, margs, mkwargs))
         if touched and run.storageless:
             run.refuse(func, schema, args, kwargs, every, vals)
-        run.settle(func, schema, rule, args, kwargs, vals, touched, result)
+        given_back = result
         if margs is not args and result is not None and schema.written:
-            return returned_by(schema, args, kwargs, result)
-        return result
+            given_back = returned_by(schema, args, kwargs, result)
+        run.settle(func, schema, rule, args, kwargs, vals, touched, result)
+        return given_back
 
 
 class Run(Ops, TorchFunctionMode):

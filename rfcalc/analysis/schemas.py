@@ -95,13 +95,16 @@ def by_flags(args: Any) -> bool:
     return any(t.dtype in (torch.bool, torch.uint8) for t in tensors_in(args[1:]))
 
 
-def fills_by_flags(args: Any) -> bool:
-    """One number written where a boolean mask of the tensor's own shape is true?"""
+def fills_by_flags(args: Any) -> tuple[Tensor, int] | None:
+    """The mask where one number is written, as in `x[mask] = 0.5` and `x[:, mask] = 0.5`, and how many dims follow."""
     x, indices, value, *accumulate = args
-    flags = indices[0]
-    if len(indices) != 1 or flags is None or flags.dtype is not torch.bool or any(accumulate):
-        return False
-    return bool(flags.shape == x.shape and value.dim() == 0)
+    flags = indices[-1]
+    lead = len(indices) - 1
+    if flags is None or flags.dtype is not torch.bool or any(i is not None for i in indices[:-1]):
+        return None
+    rest = x.dim() - lead - flags.dim()
+    fits = flags.shape == x.shape[lead : x.dim() - rest] and value.dim() == 0 and not any(accumulate)
+    return (flags, rest) if fits else None
 
 
 def cast_like(
@@ -149,13 +152,20 @@ def is_large(schema: Schema, args: Any, every: Sequence[Tensor]) -> bool:
 
 
 def returned_by(schema: Schema, args: Any, kwargs: Any, result: Any) -> Any:
-    """In-place ops and `out=` give back the tensors they were given, not their stand-ins."""
-    names = [alias[0] if alias is not None and alias[1] else None for alias in schema.aliases]
-    if not names or None in names:
-        return result
-    given = dict(zip(schema.names, args, strict=False)) | kwargs
-    found = tuple(given[name] for name in names)
-    return found if len(found) > 1 else found[0]
+    """In-place ops give back the tensors they were given, not their stand-ins, and an `out=` in its new shape."""
+
+    def own(alias: tuple[str, bool] | None, made: Any) -> Any:
+        if alias is None or not alias[1]:
+            return made
+        i = schema.names.index(alias[0])
+        given = args[i] if i < len(args) else kwargs[alias[0]]
+        if alias[0] in schema.outs and given.shape != made.shape:
+            given.resize_(made.shape)
+        return given
+
+    if isinstance(result, tuple) and len(result) == len(schema.aliases):
+        return tuple(map(own, schema.aliases, result))
+    return own(schema.aliases[0] if schema.aliases else None, result)
 
 
 _properties: Any = Tensor  # as torch's type stubs do not know them

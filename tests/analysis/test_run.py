@@ -617,6 +617,51 @@ def test_as_strided_of_a_view_reads_all_that_it_is_a_view_of(level):
 
 
 @both_levels
+@pytest.mark.parametrize(
+    ("forward", "shape"),
+    [
+        (lambda m, x: torch.mul(x, 2, out=torch.empty(0)), (1, 1, 8, 8)),
+        (lambda m, x: torch.max(x, 2, out=(torch.empty(0), torch.empty(0, dtype=torch.long)))[0], (1, 1, 8)),
+        (lambda m, x: torch.sort(x, 2, out=(torch.empty_like(x), torch.empty(1, 1, 8, 8, dtype=torch.long)))[0], None),
+    ],
+)
+def test_out_tensors_with_storage_are_given_back_in_the_shape_of_the_result(forward, shape, level):
+    report = rfcalc.analyze(Fn(forward), IMAGE, level=level)
+    assert report.output_shapes == (shape or (1, 1, 8, 8),)
+
+
+TOKENS_BEFORE = torch.ones(6, 6).triu(1).bool()
+SOME = torch.tensor([True, False, False, True, False, False])
+
+
+@both_levels
+@pytest.mark.parametrize("heads", [False, True])
+def test_a_mask_written_with_leading_dims_is_read(heads, level):
+    def forward(m, x):
+        a = x @ x.mT
+        a = a[:, None].repeat(1, 2, 1, 1) if heads else a
+        a[(slice(None),) * (a.dim() - 2) + (TOKENS_BEFORE,)] = float("-inf")
+        a = a.softmax(-1)
+        return (a.sum(1) if heads else a) @ x
+
+    report = rfcalc.analyze(Fn(forward), (6, 4), level=level, layout="TC")
+    assert [report.region(report.rows[-1], (i,))[0].exact for i in range(6)] == [(0, i) for i in range(6)]
+
+
+@both_levels
+@pytest.mark.parametrize("mask", [lambda x: SOME, lambda x: SOME.to(x.device)])
+def test_whole_tokens_filled_by_a_mask_see_nothing(mask, level):
+    def forward(m, x):
+        y = x * 1
+        y[:, mask(x)] = 0.5
+        return y
+
+    report = rfcalc.analyze(Fn(forward), (6, 4), level=level, layout="TC")
+    seen = [report.region(report.rows[-1], (i,))[0].exact for i in range(6)]
+    assert seen == [None if some else (i, i) for i, some in enumerate(SOME.tolist())]
+
+
+@both_levels
 def test_an_observer_that_a_kernel_has_resized_is_put_back(level):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -138,7 +138,7 @@ def _adaptive_pool(n: int) -> Shortcut:
 
     def adaptive_pool(run: Run, op: Any, /, input: Any, output_size: Any) -> Any:
         v = _mapped(run, input, n)
-        if v is None:
+        if v is None or (n > 1 and not isinstance(output_size, int | list | tuple)):  # torch takes the len of others
             return NotImplemented
         if n > 1 and isinstance(output_size, list | tuple) and len(output_size) == n:
             output_size = [a if b is None else b for a, b in zip(v.shape[2:], output_size, strict=True)]
