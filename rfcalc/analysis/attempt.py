@@ -168,11 +168,12 @@ def second_try(error: BaseException, tree: Tree) -> str | None:
     text = str(error)
     if isinstance(error, NeedsValuesError):
         return text
-    if NeedsValuesError.__name__ in text:  # quoted by the script interpreter
-        return "scripted code asks for numbers"
+    lacking = _SAYS_NO_STORAGE.search(text)
+    if "TorchScript interpreter" in text and (lacking or text.rstrip().endswith("RuntimeError:")):
+        return "scripted code asks for numbers"  # the interpreter quotes an Exception, and of ours not a word
     if "argument #1 'indices'" in text or ("Long, Int" in text and "embedding" in text) or "used as indices" in text:
         return "integers"
-    if isinstance(error, NotImplementedError) or _SAYS_NO_STORAGE.search(text):
+    if isinstance(error, NotImplementedError) or lacking:
         return text.splitlines()[0][:100] if text else type(error).__name__
     if any("quantized" in type(m).__module__ for m in tree.modules):
         return "quantized modules"

@@ -46,12 +46,16 @@ def _numbers(given: Any, weights: Any) -> Iterator[Any]:
             yield repr(v)
         elif isinstance(v, list | tuple):
             yield from _numbers(v, weights)
-        elif isinstance(v, Tensor) and KEY not in v.__dict__ and id(v) not in weights and _is_plain(v):
-            yield v.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        elif isinstance(v, Tensor) and KEY not in v.__dict__ and id(v) not in weights:
+            yield _bytes_of(v)
 
 
-def _is_plain(t: Tensor) -> bool:
-    return t.layout is torch.strided and t.device.type == "cpu" and not t.is_quantized and 0 < t.numel() <= _LARGEST
+def _bytes_of(t: Tensor) -> bytes:
+    if t.device.type != "cpu" or not 0 < t.numel() <= _LARGEST:
+        return b""
+    t = t.detach() if t.layout is torch.strided else t.to_dense()
+    t = t.dequantize() if t.is_quantized else t.resolve_conj().resolve_neg()
+    return t.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def sees_no_less(field: Field, whole: Field) -> bool:

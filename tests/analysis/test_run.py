@@ -662,6 +662,19 @@ def test_whole_tokens_filled_by_a_mask_see_nothing(mask, level):
 
 
 @both_levels
+def test_scripted_code_that_asks_for_numbers_is_run_on_values(level):
+    @torch.jit.script
+    def either(x: Tensor) -> Tensor:
+        if bool(x.sum() > -1e9):
+            return x
+        return x * 2
+
+    report = rfcalc.analyze(Fn(lambda m, x: either(m.conv(x)), conv=conv()), IMAGE, level=level)
+    assert report.rf_output == (3, 3)
+    assert any("scripted code asks for numbers" in note for note in report.notes)
+
+
+@both_levels
 def test_an_observer_that_a_kernel_has_resized_is_put_back(level):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
