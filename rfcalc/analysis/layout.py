@@ -46,17 +46,43 @@ def _plain(*args: Any) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def _is_plain_on_cpu(op: str, args: Any, result: Any, elementwise: bool) -> bool:
+    """Operands of one shape, each of them contiguous, are one block to torch, of which no strides are looked at."""
+    if type(result) is not Tensor or not result.is_meta or 1 not in result.shape:
+        return False
+    if op in _PLAIN_FOR_PLAIN:
+        return bool(args[0].is_contiguous())
+    if not elementwise or op in _KEEP_STRIDES:
+        return False
+    if op in _TAKE_NUMBERS_AS_TENSORS and any(isinstance(a, int | float) for a in args):
+        return False
+    return all(t.shape == result.shape and t.is_contiguous() for t in args if isinstance(t, Tensor))
+
+
 _LAYOUTS: dict[str, Callable[..., torch.memory_format | None]] = {
     **dict.fromkeys(("conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d", "convolution"), _of_window),
-    **dict.fromkeys(("group_norm", "roll", "batch_norm", "native_batch_norm"), _of_input),
+    **dict.fromkeys(("group_norm", "roll", "batch_norm", "native_batch_norm", "pixel_shuffle"), _of_input),
+    **dict.fromkeys(("max_unpool2d", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"), _of_input),
+    **dict.fromkeys(("upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d"), _of_input),
+    **dict.fromkeys(("upsample_bicubic2d", "upsample_nearest3d", "upsample_trilinear3d"), _of_input),
     **dict.fromkeys(("reflection_pad2d", "reflection_pad3d", "replication_pad2d", "replication_pad3d"), _of_input),
-    **dict.fromkeys(("log_sigmoid", "max_pool1d"), _plain),
+    **dict.fromkeys(("log_sigmoid", "max_pool1d", "rrelu", "rrelu_with_noise"), _plain),
     "pad": _of_padding,
 }
 
 
-def as_on_cpu(op: str, args: Any, result: Any) -> Any:
-    """The result of an op, with the strides that a CPU would have given it."""
+# A contiguous map with a 1 among its sizes may have strides of channels last as well. These give back plain ones.
+_PLAIN_FOR_PLAIN = frozenset(
+    "batch_norm layer_norm native_layer_norm log_softmax _log_softmax softmax _softmax hardswish".split()
+)
+_KEEP_STRIDES = frozenset("clone hardtanh relu6".split())
+_TAKE_NUMBERS_AS_TENSORS = frozenset("add sub rsub mul div floor_divide remainder fmod".split())
+
+
+def as_on_cpu(op: str, args: Any, result: Any, elementwise: bool) -> Any:
+    """The result of an op, with the strides that a CPU would have given it. `elementwise`: it makes a new tensor so."""
+    if _is_plain_on_cpu(op, args, result, elementwise):
+        return torch.empty(result.shape, dtype=result.dtype, device="meta")
     if op == "scaled_dot_product_attention":  # as the queries lie, where their features lie side by side
         as_query = result.is_meta and args[0].shape == result.shape and args[0].stride(-1) == 1
         return torch.empty_like(args[0]) if as_query else result

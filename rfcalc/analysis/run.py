@@ -123,7 +123,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             margs, mkwargs = run.placed(func, args, kwargs, every)
         if schema.op in REFUSALS:
             REFUSALS[schema.op](*args, **{k: v for k, v in kwargs.items() if k not in schema.outs})
-        result = as_on_cpu(schema.op, margs, execute(func, margs, mkwargs))
+        result = as_on_cpu(schema.op, margs, execute(func, margs, mkwargs), schema.pointwise and not schema.written)
         if touched and run.storageless:
             run.refuse(func, schema, args, kwargs, every, vals)
         given_back = result

@@ -116,7 +116,7 @@ def sdpa(
     field = run.interpret(RULES[call.op], call, q, k, v, mask, 0.0, is_causal)
     run.count(WORK[call.op](call.out[0], q, k, v))
     op.ins += [(x.shape, x.field) for x in (q, k, v, mask) if x is not None and x.field is not None]
-    as_query = q.shape == call.out[0] and not query.is_contiguous() and query.stride(-1) == 1
+    as_query = q.shape == call.out[0] and (not query.is_contiguous() or 1 in q.shape[1:]) and query.stride(-1) == 1
     out = torch.empty_like(query) if as_query else meta_empty(call.out[0], query)
     run.new(out, field)  # type: ignore[arg-type]
     return out

@@ -14,11 +14,13 @@ from rfcalc.analysis.fast.registry import (
     attached,
     broadcast_shape,
     empty_as_torch,
+    is_taken_for_channels_last,
     kept_dims,
     meta_empty,
     named,
     shortcut,
 )
+from rfcalc.analysis.parts import Shape
 from rfcalc.analysis.rules import RULES, Call
 from rfcalc.analysis.run import Run
 from rfcalc.analysis.values import PLAIN, Traced, write
@@ -48,7 +50,12 @@ def _options(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, An
 _INPLACE = ("inplace",)
 
 
-def _unary_of(names: tuple[str, ...]) -> Shortcut:
+def _lies_oddly(x: Tensor, shape: Shape) -> bool:
+    """Strides that torch's iterators look at, and keep, where they do not go over one contiguous block."""
+    return 1 in shape[1:] and len(shape) > 3 and is_taken_for_channels_last(x, shape)
+
+
+def _unary_of(names: tuple[str, ...], keeps_strides: bool) -> Shortcut:
     def _unary(run: Run, op: Any, /, input: Any, *args: Any, **kwargs: Any) -> Any:
         if type(input) is not Tensor or not input.is_floating_point():
             return NotImplemented
@@ -61,6 +68,8 @@ def _unary_of(names: tuple[str, ...]) -> Shortcut:
             return _written(run, op, input)
         v = run.value(input)
         if v.field is None:
+            return NotImplemented
+        if keeps_strides and _lies_oddly(input, v.shape):
             return NotImplemented
         call = Call("relu", (v.shape,))
         field = run.interpret(kept_dims, call, v)
@@ -98,7 +107,8 @@ for _name in (
 ).split():
     for _f in named(_name):
         _functional = _f is getattr(F, _name, None)
-        shortcut(_f)(_unary_of(tuple(n for n in _OPTIONS.get(_name, ()) if _functional or n != "inplace")))
+        _names = tuple(n for n in _OPTIONS.get(_name, ()) if _functional or n != "inplace")
+        shortcut(_f)(_unary_of(_names, _name in ("relu6", "hardtanh")))
 for _name in "relu_ relu6_ leaky_relu_ elu_ silu_ hardswish_ sigmoid_ tanh_ hardtanh_".split():
     shortcut(*named(_name))(_inside_of(tuple(n for n in _OPTIONS.get(_name[:-1], ()) if n != "inplace")))
 
@@ -143,7 +153,9 @@ def _binary(rule_name: str, inplace: bool) -> Shortcut:
             shape = broadcast_shape(va.shape, vb.shape)
             if shape is None or a.dtype is not b.dtype or not (a.is_contiguous() and b.is_contiguous()):
                 return NotImplemented
-        elif type(b) in NUMBERS:
+            if va.shape != vb.shape and (_lies_oddly(a, va.shape) or _lies_oddly(b, vb.shape)):
+                return NotImplemented
+        elif type(b) in NUMBERS and not _lies_oddly(a, va.shape):
             vb, shape = b, va.shape
         else:
             return NotImplemented

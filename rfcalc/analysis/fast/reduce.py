@@ -8,7 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rfcalc.analysis.fast.registry import NUMBERS, fits, is_reached, kept_dims, named, output_of, shortcut, sizes_of
+from rfcalc.analysis.fast.registry import (
+    NUMBERS,
+    fits,
+    is_reached,
+    is_taken_for_channels_last,
+    kept_dims,
+    named,
+    output_of,
+    shortcut,
+    sizes_of,
+)
 from rfcalc.analysis.rules import RULES, Call
 from rfcalc.analysis.run import Run
 from rfcalc.analysis.values import PLAIN
@@ -66,7 +76,7 @@ def group_norm(
     groups = sizes_of(num_groups)
     if v.field is None or len(v.shape) < 2 or type(groups) is not int or groups < 1 or v.shape[1] % groups:
         return NotImplemented
-    if 0 in v.shape:
+    if 0 in v.shape or (len(v.shape) > 3 and 1 in v.shape[1:] and is_taken_for_channels_last(input, v.shape)):
         return NotImplemented
     channels = v.shape[1:2]
     if not fits(run, weight, channels, input) or not fits(run, bias, channels, input) or type(eps) not in NUMBERS:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rfcalc.analysis.layout import memory_format
 from rfcalc.analysis.parts import Shape
 from rfcalc.analysis.rules import Call, Value
 from rfcalc.analysis.rules.registry import Result
@@ -135,5 +136,7 @@ def joined_by_x(sizes: Iterable[int]) -> str:
 
 
 def is_taken_for_channels_last(x: Tensor, shape: Shape) -> bool:
-    """Of a contiguous map of one channel: has it strides that torch takes for channels last?"""
-    return x.stride(1) == 1 and shape[2:] != (1,) * (len(shape) - 2)
+    """Of a contiguous map with a 1 among its sizes: has it strides that torch takes for channels last?"""
+    if len(shape) == 3:  # is given a dim more where it matters
+        return x.stride(1) == 1 and shape[2] != 1
+    return memory_format(x) is not torch.contiguous_format

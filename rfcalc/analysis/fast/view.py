@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfcalc.analysis.fast.registry import Shortcut, meta_empty, named, shortcut, sizes_of
+from rfcalc.analysis.fast.registry import Shortcut, is_taken_for_channels_last, meta_empty, named, shortcut, sizes_of
 from rfcalc.analysis.rules import RULES, Call
 from rfcalc.analysis.run import Run
 from rfcalc.analysis.values import Traced, execute
@@ -87,8 +87,10 @@ def cat(run: Run, op: Any, /, tensors: Any, dim: Any = 0) -> Any:
         if type(t) is not Tensor or t.dtype is not dtype or not t.is_contiguous():
             return NotImplemented
     items = run.values(tensors)
-    for v in items:
+    for t, v in zip(tensors, items, strict=True):
         shape = v.shape
+        if n > 3 and 1 in shape[1:] and is_taken_for_channels_last(t, shape):
+            return NotImplemented
         if shape != usual:  # most are like the one before
             if len(shape) != n or shape[:at] != before or shape[at + 1 :] != after:
                 return NotImplemented

@@ -46,7 +46,7 @@ def _conv(n: int) -> Shortcut:
             return NotImplemented
         if input.dtype is not weight.dtype or not input.is_contiguous() or is_reached(run, weight):
             return NotImplemented
-        if v.shape[1] == 1 and is_taken_for_channels_last(input, v.shape):
+        if 1 in v.shape[1:] and is_taken_for_channels_last(input, v.shape):
             return NotImplemented
         if not weight.is_contiguous() or (bias is not None and not fits(run, bias, shape[:1], input)):
             return NotImplemented
@@ -104,7 +104,9 @@ def _mapped(run: Run, x: Any, n: int) -> Value | None:
     if type(x) is not Tensor or not x.is_contiguous() or not x.is_floating_point():
         return None
     v = run.value(x)
-    return v if v.field is not None and len(v.shape) == n + 2 and 0 not in v.shape else None
+    if v.field is None or len(v.shape) != n + 2 or 0 in v.shape:
+        return None
+    return None if 1 in v.shape[1:] and is_taken_for_channels_last(x, v.shape) else v
 
 
 def _max_pool(n: int) -> Shortcut:
