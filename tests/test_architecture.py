@@ -32,7 +32,7 @@ ANALYSIS = (
     ("tensors",),
     ("ops",),
     ("run",),
-    ("modules",),
+    ("modules", "derivatives"),
     ("fast",),
     ("attempt",),
     ("rows",),

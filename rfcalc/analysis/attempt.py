@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
+from rfcalc.analysis.derivatives import DerivativesRun
 from rfcalc.analysis.events import Shortcuts, Trace
 from rfcalc.analysis.field import Field
 from rfcalc.analysis.inputs import Inputs
@@ -26,7 +27,7 @@ from rfcalc.analysis.run import Run
 from rfcalc.analysis.tensors import is_wrapped
 from rfcalc.analysis.tree import Tree, survey
 from rfcalc.analysis.untouched import untouched
-from rfcalc.analysis.values import NeedsValuesError, UnseenOpError, execute
+from rfcalc.analysis.values import NeedsGraphError, NeedsValuesError, UnseenOpError, execute
 from rfcalc.errors import ForwardError, RfcalcError
 
 _LIBRARIES = frozenset((*sys.stdlib_module_names, "torch", "numpy"))
@@ -34,7 +35,7 @@ _LIBRARIES = frozenset((*sys.stdlib_module_names, "torch", "numpy"))
 
 def is_our_fault(error: BaseException) -> bool:
     """Did an error arise in code of this package while a forward ran, and not in the forward or in torch?"""
-    if isinstance(error, RefusedError | NeedsValuesError | UnseenOpError | RecursionError):
+    if isinstance(error, RefusedError | NeedsValuesError | NeedsGraphError | UnseenOpError | RecursionError):
         return False
     running = ours = False
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -55,19 +56,22 @@ def run_forward(
     shortcuts: Shortcuts | None,
     integers: bool = False,
     numbers: Numbers | None = None,
+    graph: bool | None = None,
 ) -> Trace:
     """Run the forward once and return what was seen. `seeds` are the input tensors with their fields.
 
     `integers`: the inputs are whole numbers because the design failed with others, not because they were given so.
+    `graph`: keep torch's graph where the forward asks for it (False) or throughout (True).
 
     Raises whatever the forward raises, with `failed_at` (the module's path) and `failed_module` set on the exception.
     """
     modules = tree.modules
     buffers = {id(b) for m in modules for b in m._buffers.values()}
-    run = Run(tree.paths, tree.params, buffers, shortcuts)
+    run = Run(tree.paths, tree.params, buffers, shortcuts) if graph is None else DerivativesRun(tree, buffers)
     run.integers = integers
     run.numbers, run.seeds = numbers, [f for _, f in seeds]
-    with untouched(modules), torch.inference_mode(), room_for_frames():
+    without = torch.inference_mode() if graph is None else torch.set_grad_enabled(graph)
+    with untouched(modules), without, room_for_frames():
         try:
             for t, f in seeds:
                 run.new(t, f)
@@ -77,6 +81,8 @@ def run_forward(
                 result = drained(execute(tree.model, args, kwargs))
             if numbers is not None:
                 run.returned(flatten(result))
+            if run.wants_graph:
+                raise NeedsGraphError("the forward differentiates")
             outs = [(run.value(t), t) for t in flatten(result)]
             if any(v.shape != t.shape and not is_wrapped(t) for v, t in outs):
                 raise UnseenOpError("a tensor was given another shape by what torch functions do not see")
@@ -173,6 +179,8 @@ def second_try(error: BaseException, tree: Tree) -> str | None:
         return "scripted code asks for numbers"  # the interpreter quotes an Exception, and of ours not a word
     if "argument #1 'indices'" in text or ("Long, Int" in text and "embedding" in text) or "used as indices" in text:
         return "integers"
+    if "expected device" in text and "meta" in text:
+        return "gradients of its weights"
     if isinstance(error, NotImplementedError) or lacking:
         return text.splitlines()[0][:100] if text else type(error).__name__
     if any("quantized" in type(m).__module__ for m in tree.modules):
@@ -196,14 +204,27 @@ def _run_with_values(tree: Tree, spec: Inputs, dtype: Any) -> Trace:
 
 
 def run_once(tree: Tree, spec: Inputs, shortcuts: Any, dtype: Any, device: str) -> Trace:
+    """In level 2 where that sees all of the forward, and with torch's graph where the forward needs it."""
     integers = dtype is torch.int64 and any(leaf.value is None for leaf in spec.leaves)
-    try:
-        return run_forward(tree, *spec.tensors(dtype, device), shortcuts, integers)
-    except Exception as error:
-        # The script interpreter turns any error into a RuntimeError that quotes it.
-        if shortcuts is None or UnseenOpError.__name__ not in f"{type(error).__name__}: {error}":
-            raise
-        return run_forward(tree, *spec.tensors(dtype, device), None, integers)
+    ways: list[tuple[Any, bool | None]] = [(shortcuts, None), (None, None), (None, False), (None, True)]
+    at = 0
+    while True:
+        try:
+            return run_forward(tree, *spec.tensors(dtype, device), ways[at][0], integers, graph=ways[at][1])
+        except Exception as error:
+            at = _next_way(error, at)
+            if at == len(ways) or ways[at] == (shortcuts, None):
+                raise
+
+
+def _next_way(error: Exception, at: int) -> int:
+    """Which of the ways to run comes after one that failed; beyond them all where no other would help."""
+    text = f"{type(error).__name__}: {error}"  # the script interpreter turns any error into one that quotes it
+    if at == 0 and UnseenOpError.__name__ in text:
+        return 1
+    if at < 2 and (NeedsGraphError.__name__ in text or "inference tensor" in text.lower()):
+        return 2
+    return 3 if at == 2 and "does not require grad" in text else 4
 
 
 def materialised(model: nn.Module, spec: Inputs) -> nn.Module:

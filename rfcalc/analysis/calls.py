@@ -20,7 +20,7 @@ QUERIES = frozenset(
     "is_complex is_signed is_conj is_neg is_inference is_pinned is_shared is_same_size is_set_to is_tensor "
     "is_storage get_device data_ptr untyped_storage storage storage_type has_names __len__ __hash__ "
     "__repr__ __format__ _is_view _is_zerotensor is_nonzero_meta result_type promote_types can_cast "
-    "requires_grad_ is_grad_enabled is_inference_mode_enabled is_autocast_enabled get_default_dtype "
+    "requires_grad_ _set_grad_enabled is_grad_enabled is_inference_mode_enabled is_autocast_enabled get_default_dtype "
     "_has_compatible_shallow_copy_type _conj_physical_meta "
     "_fused_sdp_choice".split()
 )
@@ -47,4 +47,6 @@ _ARITHMETIC = frozenset("add sub mul truediv floordiv mod pow matmul and or xor 
 @lru_cache(maxsize=4096)
 def is_query(func: Callable[..., Any]) -> bool:
     """True when the call is not an op: it reads metadata and gets no number."""
+    if getattr(func, "__module__", None) == "torch.autograd":  # `grad` differentiates; the property `x.grad` reads
+        return False
     return call_name(func) in QUERIES or getattr(func, "__name__", "") in ("__set__", "__delete__", *QUERIES)

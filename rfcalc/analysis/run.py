@@ -27,11 +27,14 @@ from rfcalc.analysis.refusals import RANGES, REFUSALS, RefusedError
 from rfcalc.analysis.rules import RULES, Value, elementwise, unknown
 from rfcalc.analysis.rules.work import WORK
 from rfcalc.analysis.schemas import (
+    DIFFERENTIATING,
     INDEXED,
     INDEXING,
     LOOKS_AT_FIRST_ONLY,
     MADE_LIKE,
+    REQUIRING,
     SETTERS,
+    UNPACK_DUAL,
     WITHOUT_OTHER,
     Schema,
     by_flags,
@@ -46,6 +49,7 @@ from rfcalc.analysis.tensors import is_wrapped
 from rfcalc.analysis.values import (
     KEY,
     PLAIN,
+    NeedsGraphError,
     RuleError,
     Traced,
     UnseenOpError,
@@ -57,7 +61,6 @@ from rfcalc.analysis.values import (
     tensors_in,
 )
 
-_UNPACK_DUAL = torch._VF._unpack_dual
 _KERNELS = ("torch._meta_registrations", "torch._refs", "torch._prims", "torch._decomp")  # Python below the dispatcher
 
 
@@ -148,6 +151,7 @@ class Run(Ops, TorchFunctionMode):
         self.number = -1
         self.integers = False  # are whole numbers as input the choice of the run itself?
         self.events: list[Event] = []
+        self.wants_graph = False
 
     def restore(self) -> None:
         """Put back what the run changed outside of itself, and let go of itself: no cycle for the collector."""
@@ -158,6 +162,9 @@ class Run(Ops, TorchFunctionMode):
         kwargs = kwargs or {}
         if is_query(func):
             if func in SETTERS:
+                asked = func in REQUIRING and (args[1] if len(args) > 1 else kwargs.get("requires_grad", True))
+                if asked and id(args[0]) not in self.params:
+                    self.differentiate()
                 return self.changed(func, args, kwargs)
             if self.numbers is None:
                 return execute(func, args, kwargs)
@@ -183,6 +190,8 @@ class Run(Ops, TorchFunctionMode):
             if result is not NotImplemented:
                 self.finish(func, op, (*args, *kwargs.values()) if kwargs else args, result)
                 return result
+        if func in DIFFERENTIATING:
+            self.differentiate()
         if not self.exhaustive and _getframe(1).f_globals.get("__name__", "").startswith(_KERNELS):
             raise UnseenOpError("a kernel of torch's runs an op that no torch function began")
         for t in tensors_in(args[:1] if func in LOOKS_AT_FIRST_ONLY else (*args, *kwargs.values())):
@@ -205,6 +214,11 @@ class Run(Ops, TorchFunctionMode):
         self.record(func, op, result if result is not None else args[0] if args else None)
         self.op = None
         return result
+
+    def differentiate(self) -> None:
+        """A call that needs torch's graph, which this run does not keep. `wants_graph` is for who catches the error."""
+        self.wants_graph = True
+        raise NeedsGraphError("the forward differentiates")
 
     def _adopt(self, func: Any, op: Event, t: Tensor) -> None:
         """A tensor of a class of its own: torch has wrapped what an op made, and the field was lost on the way."""
@@ -259,12 +273,10 @@ class Run(Ops, TorchFunctionMode):
             reached = [(v, t) for v, t in found if v.field is not None]
             if not reached:
                 return
-            v, size = reached[0][0], sum(nbytes_of(t) for _, t in reached)
+            # Of a value and its tangent the latter is what was asked for.
+            v, size = reached[-1 if func is UNPACK_DUAL else 0][0], sum(nbytes_of(t) for _, t in reached)
         field = v.field
         if field is None:
             return
-        if func is _UNPACK_DUAL:  # the value and its tangent, one of which goes on unseen
-            both = [(w.shape, f) for w, _ in reached if (f := w.field) is not None]
-            field = join([f if shape == v.shape else everything(f, call_name(func)) for shape, f in both])
         op.op, op.shape, op.field, op.nbytes = call_name(func), v.shape, field, size
         self.events.append(op)

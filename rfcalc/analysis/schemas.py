@@ -128,6 +128,11 @@ LOOKS_AT_FIRST_ONLY = frozenset(
 )
 
 
+# These differentiate: they need the graph that torch keeps outside of inference mode.
+UNPACK_DUAL = torch._VF._unpack_dual
+DIFFERENTIATING = frozenset((torch.autograd.grad, torch.autograd.backward, Tensor.backward, torch._VF._make_dual))
+
+
 _REPEATED = frozenset("clone contiguous _to_copy".split())  # these write out what `expand` repeats
 
 
@@ -170,10 +175,8 @@ def returned_by(schema: Schema, args: Any, kwargs: Any, result: Any) -> Any:
 
 _properties: Any = Tensor  # as torch's type stubs do not know them
 SET_DATA = _properties.data.__set__
-SETTERS = frozenset((
-    SET_DATA, _properties.requires_grad.__set__, Tensor.requires_grad_, _properties.grad.__set__,
-    _properties.grad.__delete__,
-))  # fmt: skip
+REQUIRING = frozenset((_properties.requires_grad.__set__, Tensor.requires_grad_))
+SETTERS = frozenset((SET_DATA, *REQUIRING, _properties.grad.__set__, _properties.grad.__delete__))
 
 
 def corner(op: str, args: Any, shape: Shape, parent: Shape) -> Corner | None:

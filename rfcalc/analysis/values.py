@@ -31,6 +31,10 @@ class UnseenOpError(Exception):
     """Level 2 met a tensor made by an op it never saw (scripted code, say); level 1 sees every op."""
 
 
+class NeedsGraphError(Exception):
+    """The forward differentiates, and this run keeps no graph to differentiate by."""
+
+
 class RuleError(Exception):
     """A rule gave up or failed: level 2 leaves the call to level 1, and level 1 takes the op as one without a rule."""
 

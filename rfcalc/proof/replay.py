@@ -25,7 +25,10 @@ from rfcalc.analysis.inputs import Inputs, Leaf, checked_model
 from rfcalc.errors import ForwardError, InputError, RfcalcError
 from rfcalc.proof import surrogates  # noqa: F401
 from rfcalc.proof.boxes import Oracle, misaligned, positive
+from rfcalc.proof.surrogates.backward import differentiates
 from rfcalc.proof.surrogates.registry import Call, doubled, map_leaves, tensors_in
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def replay(
@@ -36,17 +39,19 @@ def replay(
     seed: int = 0,
     indices: bool = False,
     partial: bool = False,
+    curved: bool = False,
 ) -> Oracle:
     """Run a positive float64 copy of the model once. `calls`: numbers of calls to keep, with their names if known.
 
     `indices`: inputs of which only the shape is given hold integers. `partial`: a forward that fails is worth what it
-    did. The model itself and the random state are left as they were.
+    did. `curved`: with stand-ins to differentiate twice, for a forward that turns out to differentiate. The model
+    itself and the random state are left as they were.
     """
     inputs, model = Inputs.of(input_shape), checked_model(model)
     generator = torch.Generator().manual_seed(seed)
     dtype = torch.get_default_dtype()
     torch_state, python_state = torch.get_rng_state(), random.getstate()
-    run = OracleRun(calls)
+    run = OracleRun(calls, curved)
     try:
         torch.set_default_dtype(torch.float64)
         torch.default_generator.manual_seed(seed)
@@ -58,9 +63,11 @@ def replay(
         with torch.no_grad():
             if any(is_lazy(t) for t in (*twin.parameters(), *twin.buffers())):  # as the analysis does, before the run
                 twin(*map_leaves(args, torch.clone), **map_leaves(kwargs, torch.clone))
-            _make_positive(twin, generator)
+            _make_positive(twin, generator, curved)
             with _open_functions(), run:
                 twin(*args, **kwargs)
+    except _DifferentiatesError:
+        return replay(model, inputs, calls, seed=seed, indices=indices, partial=partial, curved=True)
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if partial and run.number:
@@ -95,10 +102,10 @@ def _double_copy(model: nn.Module) -> nn.Module:
     return twin.cpu().double().eval()
 
 
-def _make_positive(model: nn.Module, generator: torch.Generator) -> None:
+def _make_positive(model: nn.Module, generator: torch.Generator, differentiated: bool) -> None:
     """Positive weights, scaled by their fan-in, that are constants; neutral running statistics."""
     for name, p in model.named_parameters():
-        p.requires_grad = False
+        p.requires_grad = p.requires_grad and differentiated
         if not p.is_floating_point():
             continue
         values = positive(p.shape, generator)
@@ -180,11 +187,16 @@ def _open_functions() -> Iterator[None]:
 _READ_OUT = frozenset(("numpy", "array", "dlpack", "from_dlpack"))
 
 
+class _DifferentiatesError(BaseException):
+    """The forward takes a derivative, which that of a stand-in must depend on what it reads for."""
+
+
 class OracleRun(TorchFunctionMode):
     """Numbers the calls, replaces what needs a surrogate, keeps the outputs that were asked for."""
 
-    def __init__(self, calls: Mapping[int, str | None]) -> None:
+    def __init__(self, calls: Mapping[int, str | None], curved: bool = False) -> None:
         super().__init__()
+        self.curved = curved
         self.calls = calls
         self.kept: dict[int, Tensor | None] = {}
         self.number = 0
@@ -197,7 +209,12 @@ class OracleRun(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = map_leaves(args, doubled), map_leaves(kwargs or {}, doubled)
         if is_query(func):
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if func is Tensor.requires_grad_ and result.requires_grad and not result.is_leaf:
+                result.retain_grad()  # in the model's own run it is a leaf
+            return result
+        if differentiates(func) and not self.curved:
+            raise _DifferentiatesError
         number, self.number = self.number, self.number + 1
         if kwargs.get("align_corners"):
             self.stretched.add(number)
@@ -208,13 +225,21 @@ class OracleRun(TorchFunctionMode):
         if expected is not None and expected.strip("_") != self.name.strip("_"):
             raise misaligned(f"call {number} is `{self.name}`, the report says `{expected}`")
         with torch.inference_mode(False), torch.enable_grad():
-            result = Call(func, args, kwargs, self.shadows).run()
+            result = Call(func, args, kwargs, self.shadows, self.curved).run()
             if number in self.calls:
-                self.kept[number] = self._dependence(args[0] if result is None and args else result)
+                self.kept[number] = self._dependence(args[0] if result is None and args else result, args)
         return result
 
-    def _dependence(self, result: Any) -> Tensor | None:
-        """The first tensor of a result that depends on the input, safe from later writes in place."""
+    def _dependence(self, result: Any, args: Any) -> Tensor | None:
+        """The first tensor of a result that depends on the input, safe from later writes in place.
+
+        Of a value and its tangent it is the latter. What a transform of `torch.func` wraps has no gradient
+        outside of it.
+        """
+        if self.name == "_unpack_dual":
+            result = result[::-1]
+        if any(map(_is_wrapped, tensors_in(result, args))):
+            return None
         found = (self.shadows[id(t)][1] if id(t) in self.shadows else t for t in tensors_in(result))
         out = next((t for t in found if t.requires_grad), None)
         return None if out is None else out.clone()

@@ -4,6 +4,7 @@ A file is named after the family of `rfcalc/analysis/rules/` whose ops its cases
 """
 
 from . import (  # noqa: F401
+    backward,
     indexing,
     low_level,
     matmul,

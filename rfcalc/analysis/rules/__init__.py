@@ -1,6 +1,7 @@
 """What each op does to fields. Importing this package fills the one table, `RULES`; `register` adds one's own ops."""
 
 from rfcalc.analysis.rules import (
+    backward,
     combine,
     indexing,
     loss,
@@ -17,6 +18,6 @@ from rfcalc.analysis.rules.registry import RULES, Call, Value, Window, named, re
 from rfcalc.analysis.rules.registry import pointwise as elementwise
 
 __all__ = [
-    "RULES", "Call", "Value", "Window", "combine", "elementwise", "indexing", "loss", "matmul", "named", "pointwise",
-    "reduce", "register", "resample", "rule", "scan", "shuffle", "unknown", "values", "view", "window",
+    "RULES", "Call", "Value", "Window", "backward", "combine", "elementwise", "indexing", "loss", "matmul", "named",
+    "pointwise", "reduce", "register", "resample", "rule", "scan", "shuffle", "unknown", "values", "view", "window",
 ]  # fmt: skip

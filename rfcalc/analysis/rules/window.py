@@ -8,6 +8,8 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from rfcalc.analysis.field import AxisField, Field, drop_dims, join, mix, reduce, touched
 from rfcalc.analysis.moves import pad_part, permute_part, reshape_part
@@ -135,11 +137,18 @@ def convolved(field: Field, shape: Shape, out: Shape, w: Window) -> Field:
     return _slide(field, dim + 1, shape, out, steps) if steps else field
 
 
+def _is_zero(numbers: Tensor) -> bool:
+    with _disable_current_modes():  # the forward may be tracing
+        return not numbers.any()
+
+
 @rule("convolution", "_convolution")
 def convolution(
     call: Call, x: Value, weight: Value, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     transposed: bool = False, output_padding: Any = 0, groups: int = 1, *rest: Any,
 ) -> Result:  # fmt: skip
+    if weight.const is not None and _is_zero(weight.const):
+        return None  # the tangent of a weight, as torch writes out forward mode
     if transposed:
         return conv_transpose(call, x, weight, bias, stride, padding, output_padding, groups, dilation)
     return conv(call, x, weight, bias, stride, padding, dilation, groups)

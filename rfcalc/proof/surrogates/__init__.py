@@ -3,10 +3,11 @@
 Importing this package fills the one table, `SURROGATES`; `LINEAR` names the functions that need none.
 """
 
-from rfcalc.proof.surrogates import indexing, loss, matmul, pointwise, reduce, resample, scan, view, window
+from rfcalc.proof.surrogates import backward, indexing, loss, matmul, pointwise, reduce, resample, scan, view, window
 from rfcalc.proof.surrogates.linear import LINEAR
 from rfcalc.proof.surrogates.registry import SURROGATES
 
 __all__ = [
-    "LINEAR", "SURROGATES", "indexing", "loss", "matmul", "pointwise", "reduce", "resample", "scan", "view", "window",
+    "LINEAR", "SURROGATES", "backward", "indexing", "loss", "matmul", "pointwise", "reduce", "resample", "scan", "view",
+    "window",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rfcalc.proof.surrogates.registry import Call, summed, surrogate, tensors_in
+from rfcalc.proof.surrogates.registry import Call, bent, summed, surrogate, tensors_in
 
 
 @surrogate(
@@ -15,6 +15,7 @@ from rfcalc.proof.surrogates.registry import Call, summed, surrogate, tensors_in
 )
 def _loss(call: Call, *args: Any, reduction: str = "mean", **kwargs: Any) -> Tensor:
     every = summed(call.operands(), np.broadcast_shapes(*(t.shape for t in tensors_in(args, kwargs))))
+    every = bent(every) if call.curved else every  # each element has its own curve
     return every if reduction == "none" else every.mean()
 
 

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from rfcalc.errors import InputError
-from rfcalc.proof.surrogates.registry import Call, mean_over, summed, surrogate, tensors_in, with_parameters
+from rfcalc.proof.surrogates.registry import (
+    PRODUCTS,
+    Call,
+    mean_over,
+    multiplied,
+    summed,
+    surrogate,
+    tensors_in,
+    with_parameters,
+)
 
 
 @surrogate(
@@ -29,6 +38,8 @@ from rfcalc.proof.surrogates.registry import Call, mean_over, summed, surrogate,
 def pointwise(call: Call, x: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Element by element: the sum of all operands that depend on the input. In place, a sole operand stays as it is."""
     operands = call.operands()
+    if call.curved and call.base in PRODUCTS and len(args) == 1 and not kwargs:
+        return multiplied(call, x, *args)
     alone = len(operands) == 1 and operands[0] is x
     if call.in_place and alone:
         return operands[0]

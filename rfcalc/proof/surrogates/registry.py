@@ -49,7 +49,10 @@ def tensors_in(*values: Any) -> Iterator[Tensor]:
 
 @lru_cache(maxsize=512)
 def signature_of(func: Any) -> inspect.Signature | None:
-    return inspect.signature(func) if isinstance(func, types.FunctionType) else None
+    try:
+        return inspect.signature(func) if isinstance(func, types.FunctionType) else None
+    except ValueError:  # it wraps a function of C's: `x ** 2`
+        return None
 
 
 def is_torchs_own(func: Any) -> bool:
@@ -73,6 +76,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shadows: dict[int, tuple[Tensor, Tensor]]
+    curved: bool = False  # the forward differentiates
     base: str = field(init=False)
     in_place: bool = field(init=False)
 
@@ -106,6 +110,8 @@ class Call:
             return self.follow(result) if shadowed else result
         target = self.kwargs.pop("out", None)
         result = surrogate(self, *self.args, **self.kwargs)
+        if self.curved and self.base in CURVES and isinstance(result, Tensor):
+            result = bent(result)
         if target is not None:
             target.resize_(result.shape).copy_(result)
             return target
@@ -186,6 +192,28 @@ INDEXING = frozenset("getitem setitem index_select gather take take_along_dim".s
 # ----------------------------------------------------------------------------------------------------- surrogates
 
 SURROGATES: dict[str, Callable[..., Any]] = {}
+CURVES: set[str] = set()  # those whose derivative depends on where it is taken; `backward.py` fills it
+
+
+def bent(x: Tensor) -> Tensor:
+    """The same dependence, curved upwards: the derivative depends on x too. Its values stay in range."""
+    finite = x.detach().isfinite()
+    held = torch.where(finite, x, 0)
+    scale = held.detach().abs().max().clamp(min=1e-30) if x.numel() else 1.0
+    return torch.where(finite, held * (1 + held / scale) / 2, x)
+
+
+PRODUCTS = frozenset("mul multiply div divide true_divide truediv".split())
+
+
+def multiplied(call: Call, a: Any, b: Any) -> Tensor:
+    """A product or quotient as it is: its derivative by the one is the other, and nothing here is negative."""
+    if getattr(call.func, "__name__", "") in ("__rdiv__", "__rtruediv__"):
+        a, b = b, a
+    a = a.clone() if call.in_place else a
+    if call.base in ("mul", "multiply"):
+        return torch.mul(a, b)
+    return torch.mul(a, bent(b) if isinstance(b, Tensor) and b.requires_grad else 1.0)
 
 
 def surrogate(names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
