@@ -26,7 +26,7 @@ ANALYSIS = (
     ("pattern",),
     ("pattern_ops",),
     ("rules",),
-    ("calls", "layout", "refusals", "tree", "inputs"),
+    ("calls", "layout", "refusals", "tree", "inputs", "outside"),
     ("values",),
     ("schemas", "untouched", "events", "asked", "numbers"),
     ("tensors",),

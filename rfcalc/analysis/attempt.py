@@ -71,8 +71,10 @@ def run_forward(
     run.integers = integers
     run.numbers, run.seeds = numbers, [f for _, f in seeds]
     without = torch.inference_mode() if graph is None else torch.set_grad_enabled(graph)
-    with untouched(modules), without, room_for_frames():
+    with untouched(modules) as outside, without, room_for_frames():
         try:
+            if not run.exhaustive and "set_" in outside.names:
+                raise UnseenOpError("`set_` is no torch function, and may leave a tensor its shape")
             for t, f in seeds:
                 run.new(t, f)
                 run.storageless = run.storageless and t.is_meta

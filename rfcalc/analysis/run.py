@@ -68,6 +68,10 @@ def _held() -> int:
     return getrefcount(_getframe())
 
 
+def _is_meta(place: Any) -> bool:
+    return place == "meta" or (isinstance(place, torch.device) and place.type == "meta")
+
+
 _HELD = _held()  # references to a running frame that nothing else holds
 
 
@@ -174,9 +178,8 @@ class Run(Ops, TorchFunctionMode):
         op = self.op = Event(self.number, self.frame)
         if func in INDEXING and len(args) > 1:
             args = (args[0], kept_index(args[1]), *args[2:])
-        elif func is Tensor.to and len(args) > 1 and isinstance(args[1], Tensor):
-            _, x, device, dtype, *_ = cast_like(args[0], args[1])  # else to where a weight has its storage
-            args = (x, device, dtype, *args[2:])
+        elif func is Tensor.to:
+            args, kwargs = self.moved_to(args, kwargs)
         short = self.shortcuts.get(func)
         if short is not None:
             try:
@@ -214,6 +217,17 @@ class Run(Ops, TorchFunctionMode):
         self.record(func, op, result if result is not None else args[0] if args else None)
         self.op = None
         return result
+
+    def moved_to(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments of a `to` that keeps apart what is storage-less and what is not: a weight stays where it is."""
+        if len(args) > 1 and isinstance(args[1], Tensor):
+            _, x, device, dtype, *_ = cast_like(args[0], args[1])  # else to where a weight has its storage
+            return (x, device, dtype, *args[2:]), kwargs
+        x = args[0]
+        if x.is_meta or not (id(x) in self.params or id(x) in self.buffers):
+            return args, kwargs
+        here = {name: x.device if _is_meta(a) else a for name, a in kwargs.items()}
+        return tuple(x.device if _is_meta(a) else a for a in args), here
 
     def differentiate(self) -> None:
         """A call that needs torch's graph, which this run does not keep. `wants_graph` is for who catches the error."""

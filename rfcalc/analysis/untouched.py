@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rfcalc.analysis.outside import Outside, holds_tensor
 from rfcalc.analysis.tree import is_scripted
 
 _CONTAINERS = frozenset((dict, list, set))
@@ -22,8 +23,11 @@ _OF_EVERY_MODULE = tuple(nn.Module().__dict__)  # set by nn.Module itself, first
 
 
 @contextmanager
-def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every attribute, buffer, hook and random state is what it was."""
+def untouched(modules: Sequence[nn.Module]) -> Iterator[Outside]:  # noqa: PLR0915, one list of what to put back
+    """Evaluation mode inside; afterwards every attribute, buffer, hook and random state is what it was.
+
+    Gives what the functions of the model name.
+    """
     snapshots: list[tuple[dict[str, Any], dict[str, Any]]] = []
     tables: list[tuple[Any, Any]] = []
     seen: set[int] = set()
@@ -32,6 +36,7 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
     for script, training in scripted:
         if training:
             script.eval()
+    functions: list[FunctionType] = []
     skipped = {id(m) for m, _ in scripted}  # their attributes live in C++
     for m in modules:
         if skipped and id(m) in skipped:
@@ -49,14 +54,22 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
             if type(v) not in _ATOMS:  # a list, a table or a helper that the module's author keeps
                 if type(v) is list and _ATOMS.issuperset(map(type, v)):
                     tables.append((v, v.copy()))
+                elif type(v) is FunctionType:
+                    functions.append(v)
                 else:
                     _remember(v, tables, seen)
         d["training"] = False
+    outside = Outside(set(map(type, modules)), functions)
+    beyond: list[tuple[Any, Any]] = []
+    for v in filter(lambda v: type(v) not in _ATOMS, outside.values):
+        _remember(v, beyond, seen)
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
-        yield
+        yield outside
     finally:
+        outside.restore()
+        _put_back([(table, was) for table, was in beyond if holds_tensor(table)])  # what else is noted there is its own
         _put_back(tables)
         for table in filter(None, empty):  # not empty any more: hooks or buffers that the forward registered
             table.clear()
@@ -79,7 +92,7 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 _ATOMS = frozenset((int, bool, float, str, tuple, type(None), torch.Size, torch.dtype, torch.device, type))
 _NO_HELPERS = (Tensor, nn.Module, type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
-_HELPERS_DEEP = 3
+_HELPERS_DEEP = 5
 
 
 def _remember(v: Any, tables: list[tuple[Any, Any]], seen: set[int], depth: int = 0) -> None:
