@@ -19,7 +19,7 @@ from rfcalc.analysis.rules import pointwise as elements
 from rfcalc.analysis.rules import reduce as statistics
 from rfcalc.analysis.rules.registry import Call, Result, Value, pointwise, rule, spatial
 from rfcalc.analysis.rules.resample import linear_taps, nearest_taps
-from rfcalc.analysis.rules.view import permuted, reshaped, slice_indices, taken
+from rfcalc.analysis.rules.view import permuted, slice_indices, taken
 from rfcalc.analysis.rules.window import adaptive_taps, conv, conv_transpose, tapped
 from rfcalc.analysis.windows import HOLE, Taps, transposed_taps
 from rfcalc.analysis.writes import write_box
@@ -208,20 +208,6 @@ def select_backward(call: Call, grad: Value, shape: Shape, dim: int, index: int)
     where = {d: d + (d >= at) for d in range(len(shape))}
     grown = grad.field and grad.field.unmasked().map(lambda p: renumber_part(p, where))
     return write_box(None, grown, tuple(shape), [(at, np.array([index % shape[at]]))])
-
-
-@rule("unfold_backward")
-def unfold_backward(call: Call, grad: Value, shape: Shape, dim: int, size: int, step: int) -> Result:
-    """Every slice that a position lies in; the taps are the last dim of the gradient."""
-    at, n = dim % len(shape), len(shape)
-    if grad.field is None:
-        return None
-    windows = grad.shape[at]
-    index = (np.arange(windows)[:, None] * step + np.arange(size)[None, :]).reshape(-1, 1)
-    field = permuted(grad.field.unmasked(), [*range(at + 1), n, *range(at + 1, n)])
-    split, flat = [(*shape[:at], *middle, *shape[at + 1 :]) for middle in ((windows, size), (index.size,))]
-    taps = _turned(Taps(index, index), shape[at])
-    return tapped(reshaped(field, split, flat), at, index.size, taps, Fraction(1, step))
 
 
 @rule("glu_backward")
