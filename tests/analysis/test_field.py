@@ -426,3 +426,16 @@ def test_distinct_columns_are_all_columns_once(seed, high, n):
     found = [tuple(column) for column in reading._distinct(b).T]
     assert len(found) == len(set(found))
     assert set(found) == {tuple(column) for column in b.T}
+
+
+def test_what_is_the_same_everywhere_is_context_only_beside_what_is_not():
+    even = Part(np.array([0, -3, 0, -3]), ())
+    on_some = even._replace(span=Span(0, 0, 2))
+    assert all(p.local for p in atoms.merge([even, on_some]))
+    assert [p.local for p in atoms.merge([*identity(4, 0).parts, even])] == [True, False]
+
+
+def test_a_part_that_equals_the_hull_of_others_is_dominated():
+    part = identity(4, 0).parts[0]
+    assert atoms.dominated(part, [part])
+    assert not atoms.dominated(part, [part._replace(bounds=part.bounds + 1)])
