@@ -59,7 +59,7 @@ class _Twin:
     def __init__(self, t: Tensor, large: bool, checked: bool) -> None:
         self.shape = tuple([min(n, _SHRUNK) for n in t.shape]) if large else tuple(t.shape)
         self.dtype = t.dtype
-        self.fill = 0 if checked and t.dtype is torch.int64 else 1  # as an index 0, as a divisor 1
+        self.fill = 0 if checked and t.dtype in (torch.int64, torch.bool) else 1  # an index, a mask; a divisor
 
     def made(self, dtype: torch.dtype | None) -> Tensor:
         return torch.full(self.shape, self.fill, dtype=dtype or self.dtype)

@@ -202,17 +202,23 @@ def _run_with_values(tree: Tree, spec: Inputs, dtype: Any) -> Trace:
             t.mul_(torch.rand(t.shape, generator=generator).div_(2).add_(0.5))  # no larger than it was
     with suppress(Exception):  # a forward that refuses these numbers is asked about those below alone
         run_forward(tree, args, kwargs, seeds, None, numbers=numbers)
-    return run_forward(tree, *spec.tensors(dtype, "cpu"), None, numbers=Numbers(numbers))
+    return run_once(tree, spec, None, dtype, "cpu", numbers)
 
 
-def run_once(tree: Tree, spec: Inputs, shortcuts: Any, dtype: Any, device: str) -> Trace:
-    """In level 2 where that sees all of the forward, and with torch's graph where the forward needs it."""
+def run_once(
+    tree: Tree, spec: Inputs, shortcuts: Any, dtype: Any, device: str, known: Numbers | None = None
+) -> Trace:  # fmt: skip
+    """In level 2 where that sees all of the forward, and with torch's graph where the forward needs it.
+
+    `known`: of a run with values, what a run on other values has shown of the numbers that ops are given.
+    """
     integers = dtype is torch.int64 and any(leaf.value is None for leaf in spec.leaves)
     ways: list[tuple[Any, bool | None]] = [(shortcuts, None), (None, None), (None, False), (None, True)]
     at = 0
     while True:
         try:
-            return run_forward(tree, *spec.tensors(dtype, device), ways[at][0], integers, graph=ways[at][1])
+            numbers = None if known is None else Numbers(known)
+            return run_forward(tree, *spec.tensors(dtype, device), ways[at][0], integers, numbers, ways[at][1])
         except Exception as error:
             at = _next_way(error, at)
             if at == len(ways) or ways[at] == (shortcuts, None):

@@ -23,5 +23,6 @@ LINEAR = frozenset((
     # written into
     "diagonal_scatter fill index_fill select_scatter slice_scatter zero "
     # of the shape alone
-    "empty_like exponential new_empty new_empty_strided normal_ rand_like randint_like randn_like random uniform"
+    "_new_zeros_with_same_feature_meta empty_like exponential new_empty new_empty_strided normal_ rand_like "
+    "randint_like randn_like random uniform"
 ).split())  # fmt: skip
