@@ -71,6 +71,15 @@ _LAYOUTS: dict[str, Callable[..., torch.memory_format | None]] = {
 }
 
 
+def elements_of(x: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Any:
+    """Which element of x, counted from 1, each element of `x.as_strided(...)` is; 0: another of its storage."""
+
+    numbers = torch.zeros(x.untyped_storage().nbytes() // x.element_size(), dtype=torch.int64)
+    numbers.as_strided(x.shape, x.stride(), x.storage_offset()).copy_(torch.arange(1, x.numel() + 1).view(x.shape))
+    start = x.storage_offset() if storage_offset is None else storage_offset
+    return numbers.as_strided(size, stride, start).reshape(-1).numpy()
+
+
 # A contiguous map with a 1 among its sizes may have strides of channels last as well. These give back plain ones.
 _PLAIN_FOR_PLAIN = frozenset(
     "batch_norm layer_norm native_layer_norm log_softmax _log_softmax softmax _softmax hardswish".split()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from rfcalc.analysis.field import Field, everything, join
+from rfcalc.analysis.layout import elements_of
 from rfcalc.analysis.numbers import Numbers, sees_no_less
 from rfcalc.analysis.pattern import LARGE, LOST, Pattern
 from rfcalc.analysis.pattern_ops import FACTORIES, followed
@@ -38,6 +39,7 @@ from rfcalc.analysis.values import (
     is_whole,
     map_tensors,
     nbytes_of,
+    root_of,
     shares_storage,
     tensors_in,
     values_in,
@@ -125,6 +127,8 @@ class Ops(Tensors):
         written = [self._argument(schema, name, args, kwargs) for name in schema.written]
         written = [map_tensors(w, self.value) for w in written]
         shapes = tuple(tuple(t.shape) for t in outs) or tuple(v.shape for v in values_in(written))
+        if schema.op == "as_strided" and not is_whole(args[0]):
+            vkwargs["held"] = (root_of(vargs[0]), elements_of(*args, **kwargs))
         call = Call(schema.op, shapes)
         fields = self.fields(rule, call, vargs, vkwargs)
         for v, f in call.writes:
@@ -154,6 +158,9 @@ class Ops(Tensors):
         """An op that gives the tensor itself another shape: it is from now on a view of what it was."""
         t = args[0]
         was, whole, size = self.value(t), is_whole(t), t.numel()
+        vkwargs = dict(kwargs)
+        if schema.op == "as_strided" and not whole:
+            vkwargs["held"] = (root_of(was), elements_of(*args, **kwargs))
         result = execute(func, args, kwargs)
         source = next(tensors_in(args[1:]), None) if schema.op == "set" else None
         if source is not None:
@@ -162,12 +169,12 @@ class Ops(Tensors):
             rule = RULES["reshape"] if whole and size == t.numel() else None
         vargs = [was, *map_tensors(list(args[1:]), self.value)]
         call = Call(schema.op, (tuple(t.shape),))
-        field = self.fields(rule, call, vargs, kwargs)[0]
+        field = self.fields(rule, call, vargs, vkwargs)[0]
         if not isinstance(was, Traced):
             self.make(t, field)
             return result
         const = was.const
-        self.view(t, was, rule, call, vargs, field, kwargs)
+        self.view(t, was, rule, call, vargs, field, vkwargs)
         if const is not None and source is None and whole and schema.op not in ("set", "resize", "resize_as"):
             turned = const.detach()
             func(turned, *args[1:], **kwargs)

@@ -24,7 +24,7 @@ from rfcalc.analysis.field import everything, join
 from rfcalc.analysis.layout import as_on_cpu
 from rfcalc.analysis.ops import Ops
 from rfcalc.analysis.refusals import RANGES, REFUSALS, RefusedError
-from rfcalc.analysis.rules import RULES, Value, elementwise, unknown
+from rfcalc.analysis.rules import RULES, Value, elementwise
 from rfcalc.analysis.rules.work import WORK
 from rfcalc.analysis.schemas import (
     DIFFERENTIATING,
@@ -54,10 +54,8 @@ from rfcalc.analysis.values import (
     Traced,
     UnseenOpError,
     execute,
-    is_whole,
     map_tensors,
     nbytes_of,
-    root_of,
     tensors_in,
 )
 
@@ -120,8 +118,6 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if schema.needs_values and not (schema.op in INDEXED and not by_flags(args)):
             return run.read(func, schema, args, kwargs, every, vals)
         run.guard(schema, func, args, kwargs)
-        if schema.op == "as_strided" and not is_whole(args[0]):
-            rule, vals[0] = unknown, root_of(vals[0])  # it counts from the start of the storage
         if schema.reshapes:
             return run.reshaped(func, schema, rule, args, kwargs)
         if not touched and run.storageless and is_large(schema, args, every):

@@ -20,24 +20,10 @@ OPS = (
 ).split()
 # What is known to be wrong; a mend takes its line away.
 KNOWN = {
-    "abs": "level 2 ignores out=",
-    "as_strided": "in place it changes the shape",
-    "index_select": "an out= buffer is resized",
     "gather": "an out= buffer is resized",
     "scatter": "reduce= keeps what was there",
-    "squeeze": "in place it changes the shape",
     "tensor_split": "a constant index is moved off the CPU",
-    "matmul": "level 2 knows no out=",
-    "bmm": "level 2 knows no out=",
-    "nn.functional.conv2d": "a bias that depends on the input; a negative dilation",
-    "nn.functional.conv_transpose1d": "a bias that depends on the input",
-    "nn.functional.max_pool2d": "level 2 accepts a map without positions",
-    "nn.functional.avg_pool2d": "level 2 knows no out= and accepts a negative padding",
-    "nn.functional.adaptive_avg_pool2d": "level 2 on a map without a batch",
-    "nn.functional.layer_norm": "a weight that depends on the input",
     "nn.functional.linear": "level 2 knows no out=",
-    "nn.functional.embedding": "a table that depends on the input",
-    "nn.BatchNorm2d": "level 2 accepts a negative eps",
 }
 
 

@@ -196,6 +196,9 @@ def _back_by_example(call: Call, shape: Shape, run: Callable[[torch.Tensor], tor
 @rule("diagonal", "as_strided", "diag", "diag_embed", "rot90")
 def picked_elements(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     op = getattr(torch.ops.aten, call.op)
+    held = kwargs.pop("held", None)
+    if held is not None:
+        return _restrided(call, x, *held)
 
     def run(t: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = op(t, *args, **kwargs)
@@ -204,6 +207,14 @@ def picked_elements(call: Call, x: Value, *args: Any, **kwargs: Any) -> Result:
     if call.op in ("diagonal", "as_strided"):
         _back_by_example(call, x.shape, run)
     return _by_example(call, [x], run) if x.field is not None else None
+
+
+def _restrided(call: Call, x: Value, whole: Value, source: Index) -> Result:
+    """Elements of a storage of which x holds some, or in another order; the rest is somewhere in the whole."""
+    if not source.all():
+        return unknown(call, x, whole)
+    _back_by_example(call, x.shape, lambda t: t.reshape(-1)[torch.from_numpy(source - 1)])
+    return elements([x], source, call.out[0]) if x.field is not None else None
 
 
 @rule("block_diag")

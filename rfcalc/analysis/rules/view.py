@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rfcalc.analysis.field import AxisField, Field, broadcast, drop_dims, everything, mix, reduce, touched
+from rfcalc.analysis.field import AxisField, Field, broadcast, drop_dims, everything, join, mix, reduce, touched
 from rfcalc.analysis.grids import main_dim
 from rfcalc.analysis.moves import permute_part, renumber_part, reshape_part, reshape_plan, take_part
 from rfcalc.analysis.parts import Index, Part, Shape
@@ -162,10 +162,29 @@ def _slice(call: Call, x: Value, dim: int, index: Index, step: int) -> Result:
 @rule("slice", "narrow")
 def slice_(call: Call, x: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Result:
     at = dim_of(dim, len(x.shape))
+    if isinstance(start, Value):
+        if start.const is None or start.field is not None:
+            return _narrowed_by_data(call, x, at, start)
+        start = int(start.const)
     if call.op == "narrow":
         first = start % x.shape[at] if start else 0
         start, end = first, first + end
     return _slice(call, x, at, slice_indices(x.shape[at], start, end, step), step)
+
+
+def _narrowed_by_data(call: Call, x: Value, at: int, start: Value) -> Result:
+    """A start made of the input: any stretch of the dim. What is written there may lie in any of them."""
+    own = start.field and everything(start.field)
+    anywhere = x.field and mix(reduce(x.field, (at,)).unmasked(), touched(x.field, (at,)))
+
+    def back(parent: Field | None, child: Field | None) -> Field | None:
+        written = child and mix(reduce(child, (at,)).unmasked())
+        fields = [f for f in (parent and parent.unmasked(), written, own) if f is not None]
+        return join(fields) if fields else None
+
+    call.write_back = back
+    fields = [f for f in (anywhere, own) if f is not None]
+    return join(fields) if fields else None
 
 
 @rule("select")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from rfcalc import analyze
+from rfcalc.analysis.parts import dense
 from rfcalc.analysis.rules import RULES, Call, Value
 
 aten = torch.ops.aten
@@ -203,3 +206,41 @@ def test_element_by_element_products_and_blocks(rules):
 
 def test_taking_nothing(rules):
     assert rules.run("take", (0,), rules.image(1, 1, 4), rules.const(torch.zeros(0, dtype=torch.long))) is None
+
+
+class Strided(nn.Module):
+    def __init__(self, of, *args):
+        super().__init__()
+        self.of, self.args = of, args
+
+    def forward(self, x):
+        return self.of(x * 1).as_strided(*self.args)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize(
+    ("of", "args", "exact", "named"),
+    [
+        (lambda x: x[0, 0].T, ((1, 1, 2), (1, 1, 2), 1), [(0, 0), (1, 3)], ()),
+        (lambda x: x[0, 0, 1:, 1:], ((1, 1, 1), (1, 1, 1)), [(1, 1), (1, 1)], ()),
+        (lambda x: x[0, 0, 1:, 1:], ((1, 1, 1), (1, 1, 1), 0), [(0, 2), (0, 3)], ("as_strided",)),
+    ],
+)
+def test_strides_count_from_the_start_of_the_storage(of, args, exact, named, level):
+    """Of a 3x4 map, turned or cut: what the view itself holds is exact, the rest may be anywhere in the storage."""
+    report = analyze(Strided(of, *args), (1, 3, 4), level=level)
+    field = report.fields[report.rows[-1].name]
+    whole = [dense(a.parts, args[0])[0] for a in field.axes]
+    assert [(int(b[0].min()), int(-b[1].min())) for b in whole] == exact
+    assert report.approximate_ops == named
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_start_made_of_the_input(level):
+    class Net(nn.Module):
+        def forward(self, x):
+            y = torch.ones(4)
+            y.narrow(0, (x[0, 0, 0, 0] > 1).long(), 2).zero_()
+            return y
+
+    assert min(analyze(Net(), (1, 3, 4), level=level).coverage) > 0
