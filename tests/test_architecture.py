@@ -29,7 +29,7 @@ ANALYSIS = (
     ("rules",),
     ("calls", "layout", "refusals", "tree", "inputs", "outside"),
     ("values",),
-    ("schemas", "untouched", "events", "asked", "numbers"),
+    ("schemas", "untouched", "events", "asked", "numbers", "threads"),
     ("tensors",),
     ("ops",),
     ("run",),

@@ -25,6 +25,7 @@ from rfcalc.analysis.numbers import Numbers
 from rfcalc.analysis.refusals import RefusedError
 from rfcalc.analysis.run import Run
 from rfcalc.analysis.tensors import is_wrapped
+from rfcalc.analysis.threads import UNSEEN, watched
 from rfcalc.analysis.tree import Tree, survey
 from rfcalc.analysis.untouched import untouched
 from rfcalc.analysis.values import NeedsGraphError, NeedsValuesError, UnseenOpError, execute
@@ -79,8 +80,10 @@ def run_forward(
                 run.new(t, f)
                 run.storageless = run.storageless and t.is_meta
             attribute(run, modules)
-            with _uncompiled(), run.dispatch if run.exhaustive else nullcontext(), run:
+            with _uncompiled(), watched() as elsewhere, run.dispatch if run.exhaustive else nullcontext(), run:
                 result = drained(execute(tree.model, args, kwargs))
+            if elsewhere:
+                raise RefusedError(UNSEEN.format(elsewhere[0]))
             if numbers is not None:
                 run.returned(flatten(result))
             if run.wants_graph:

@@ -89,6 +89,9 @@ class Report:
     `rf_output` counts global pooling and flattening as the READMEs do; `rf_spatial` is the local field of the last
     spatial map before them. `coverage` is the fraction of the input that the output depends on, per axis;
     `output_global` tells where attention or a statistic lets every position of the output depend on all of it.
+    `peak_activation_bytes` is the largest sum of live tensors between two calls of torch functions: as one returns,
+    its arguments, its result and all that the forward, its callers or torch's graph still hold. Storage counts once,
+    however many views it has; weights, and what a function makes for itself alone, do not count.
     """
 
     name: str

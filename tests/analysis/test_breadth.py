@@ -97,7 +97,9 @@ def forward_shapes(model, shape):
     "resnet18 densenet121 swin_t swin_v2_t vit_b_32 maxvit_t fcn_resnet50 lraspp_mobilenet_v3_large r3d_18 mvit_v2_s "
     "raft_small googlenet shufflenet_v2_x0_5 efficientnet_b0".split(),
 )
-def test_output_shapes_are_those_of_a_forward(name):
+def test_output_shapes_are_those_of_a_forward_at_both_levels(name):
     model = design_of(name).build()
     shape = input_of(name, model)
-    assert rfcalc.analyze(model, shape).output_shapes == forward_shapes(model, shape)
+    fast, slow = (rfcalc.analyze(model, shape, level=level) for level in (2, 1))
+    assert fast.output_shapes == forward_shapes(model, shape)
+    assert fast.to_dict() == slow.to_dict()  # the peak of live activations too
