@@ -1,5 +1,7 @@
 """Everything a user can get wrong: one line on stderr, nothing on stdout, exit code 2, a traceback only on request."""
 
+import importlib
+
 import pytest
 
 NET = """
@@ -102,3 +104,24 @@ def test_an_interrupt_is_silent(rfcalc, write_design):
     write_design("raise KeyboardInterrupt")
     found = rfcalc("table", "net.py")
     assert (found.code, found.out, found.err) == (130, "", "")
+
+
+@pytest.mark.parametrize("level", ["1", "2"])
+@pytest.mark.parametrize(
+    ("home", "entry"),
+    [
+        ("rfcalc.analysis.rules.work.WORK", "conv_transpose2d"),
+        ("rfcalc.analysis.refusals.REFUSALS", "conv_transpose2d"),
+        ("rfcalc.analysis.layout._LAYOUTS", "conv_transpose2d"),
+    ],
+)
+def test_a_fault_of_ours_is_not_blamed_on_the_design(rfcalc, write_design, monkeypatch, home, entry, level):
+    """A table that the analysis looks into outside of its rules, where it would only be taken for an unknown op."""
+    write_design(NET.replace("nn.Conv2d(width, 10, 5, stride=2)", "nn.ConvTranspose2d(width, 10, 5)"))
+    module, _, table = home.rpartition(".")
+    monkeypatch.setitem(getattr(importlib.import_module(module), table), entry, "no function")
+    found = rfcalc("table", "net.py", "--level", level)
+    assert (found.code, found.out) == (3, "")
+    assert found.err.startswith("rfcalc: TypeError: 'str' object is not callable (")
+    assert "this is a bug in rfcalc" in found.err
+    assert "forward failed" not in found.err

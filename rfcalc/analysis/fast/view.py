@@ -87,16 +87,17 @@ def cat(run: Run, op: Any, /, tensors: Any, dim: Any = 0) -> Any:
         if type(t) is not Tensor or t.dtype is not dtype or not t.is_contiguous():
             return NotImplemented
     items = run.values(tensors)
-    for t, v in zip(tensors, items, strict=True):
+    for v in items:
         shape = v.shape
-        if n > 3 and 1 in shape[1:] and is_taken_for_channels_last(t, shape):
-            return NotImplemented
         if shape != usual:  # most are like the one before
             if len(shape) != n or shape[:at] != before or shape[at + 1 :] != after:
                 return NotImplemented
             usual = shape
     ins = [(v.shape, v.field) for v in items if v.field is not None]
     if not ins:
+        return NotImplemented
+    narrow = n > 3 and (usual[-1] == 1 or 1 in [v.shape[1] for v in items])
+    if narrow and any(is_taken_for_channels_last(t, v.shape) for t, v in zip(tensors, items, strict=True)):
         return NotImplemented
     call = Call("cat", ((*before, sum([v.shape[at] for v in items]), *after),))
     field = run.interpret(RULES["cat"], call, items, at)

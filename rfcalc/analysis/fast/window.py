@@ -46,7 +46,7 @@ def _conv(n: int) -> Shortcut:
             return NotImplemented
         if input.dtype is not weight.dtype or not input.is_contiguous() or is_reached(run, weight):
             return NotImplemented
-        if 1 in v.shape[1:] and is_taken_for_channels_last(input, v.shape):
+        if (v.shape[1] == 1 or v.shape[-1] == 1) and is_taken_for_channels_last(input, v.shape):
             return NotImplemented
         if not weight.is_contiguous() or (bias is not None and not fits(run, bias, shape[:1], input)):
             return NotImplemented
