@@ -81,7 +81,9 @@ def _convolves(n: int) -> Refusal:
         groups: int = 1,
     ) -> None:  # fmt: skip
         _convolution(n, x, weight, bias, stride, padding, dilation, groups)
-        _bias_fits(bias, weight.shape[0])
+        made = weight.shape[0]
+        _refuse_unless(made % groups == 0, f"expected output channels in {groups} groups, found {made}")
+        _bias_fits(bias, made)
 
     return check
 

@@ -675,6 +675,19 @@ def test_scripted_code_that_asks_for_numbers_is_run_on_values(level):
 
 
 @both_levels
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: F.conv2d(x.repeat(1, 2, 1, 1), torch.ones(3, 1, 3, 3), groups=2),
+        lambda m, x: F.adaptive_avg_pool2d(x, np.int64(3)),
+    ],
+)
+def test_calls_that_torch_refuses_are_refused(forward, level):
+    with pytest.raises(rfcalc.ForwardError):
+        rfcalc.analyze(Fn(forward), IMAGE, level=level)
+
+
+@both_levels
 def test_an_observer_that_a_kernel_has_resized_is_put_back(level):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
