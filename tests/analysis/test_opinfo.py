@@ -18,14 +18,6 @@ OPS = (
     "nn.functional.unfold nn.functional.interpolate.bilinear nn.functional.linear nn.functional.embedding "
     "nn.functional.relu nn.functional.softmin nn.BatchNorm2d nn.Conv1d nn.LSTM nn.Linear nn.TransformerEncoderLayer"
 ).split()
-# What is known to be wrong; a mend takes its line away.
-KNOWN = {
-}
-
-
-def _marked(name):
-    marks = [pytest.mark.xfail(reason=KNOWN[name], strict=True)] if name in KNOWN else []
-    return pytest.param(name, marks=marks)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,7 +30,7 @@ def _one_thread():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [_marked(n) for n in OPS])
+@pytest.mark.parametrize("name", OPS)
 def test_sample(name):
     if name not in SUBJECTS:
         pytest.skip("this torch has no samples of it")
