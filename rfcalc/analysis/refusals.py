@@ -212,7 +212,7 @@ RANGES |= {
     **dict.fromkeys("index _unsafe_index index_put _index_put_impl".split(), _indexed),
     "index_fill": _along_dim(True),
     **dict.fromkeys(("take", "put"), _flat),
-    **dict.fromkeys(("embedding", "_embedding_bag", "_embedding_bag_forward_only"), _looked_up),
+    **dict.fromkeys(("embedding", "embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"), _looked_up),
 }
 
 

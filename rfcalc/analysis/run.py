@@ -109,6 +109,8 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made_like = schema.op in MADE_LIKE
         touched = not made_like and any(v.field is not None for v in vals)
         rule = RULES.get(schema.op) or (elementwise if schema.pointwise else None)
+        if schema.op == "tensor_split" and vals[-1].field is not None and len(vals) > 1:
+            rule = unknown  # where it splits is read off the input
         if rule is None and not made_like and (touched or schema.op not in WORK):
             margs, mkwargs = run.placed(func, args, kwargs, every)  # composite ops look at devices too
             with self:
