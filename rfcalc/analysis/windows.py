@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from rfcalc.analysis.grids import extend, narrowed, settled
 from rfcalc.analysis.memo import LINES, MEMO
-from rfcalc.analysis.moves import renumber_part
 from rfcalc.analysis.parts import (
     EMPTY,
     Bounds,
@@ -201,7 +200,9 @@ def folded_part(
     every = {*part.dims} if part.span is None else {*part.dims, part.span.dim}
     where = {i: i - (i > dim) for i in every if i != dim}
     if dim not in part.dims:
-        return taps_part(renumber_part(part, where), dim, n, taps, jump, turn)
+        kept = part.span and part.span._replace(dim=where[part.span.dim])
+        alone = part._replace(dims=tuple(where[i] for i in part.dims), span=kept)
+        return taps_part(alone, dim, n, taps, jump, turn)
     part = spread(part, dim + 1, n)
     where[dim + 1] = dim
     ax = axis_in(part, dim)
