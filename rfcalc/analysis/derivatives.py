@@ -28,6 +28,8 @@ Place = tuple[int, tuple[int, ...], tuple[int, ...]]
 class DerivativesRun(Run):
     """A run at level 1 that knows every living storage, and what of it was seen."""
 
+    keeps_graph = True
+
     def __init__(self, tree: Tree, buffers: set[int]) -> None:
         super().__init__(tree.paths, tree.params, buffers, None)
         self.storages: dict[int, tuple[StorageWeakRef, dict[Place, Traced]]] = {}

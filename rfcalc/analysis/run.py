@@ -24,7 +24,7 @@ from rfcalc.analysis.field import everything, join
 from rfcalc.analysis.layout import as_on_cpu
 from rfcalc.analysis.ops import Ops
 from rfcalc.analysis.refusals import RANGES, REFUSALS, RefusedError
-from rfcalc.analysis.rules import RULES, Value, elementwise
+from rfcalc.analysis.rules import RULES, Value, elementwise, unknown
 from rfcalc.analysis.rules.work import WORK
 from rfcalc.analysis.schemas import (
     DIFFERENTIATING,
@@ -128,7 +128,9 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             margs, mkwargs = run.placed(func, args, kwargs, every)
         if schema.op in REFUSALS:
             REFUSALS[schema.op](*args, **{k: v for k, v in kwargs.items() if k not in schema.outs})
-        result = as_on_cpu(schema.op, margs, execute(func, margs, mkwargs), schema.pointwise and not schema.written)
+        result = execute(func, margs, mkwargs)
+        if not run.keeps_graph:  # there torch knows its results by the tensors themselves
+            result = as_on_cpu(schema.op, margs, result, schema.pointwise and not schema.written)
         if touched and run.storageless:
             run.refuse(func, schema, args, kwargs, every, vals)
         given_back = result
@@ -140,6 +142,8 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 class Run(Ops, TorchFunctionMode):
     """The state of one run: its memory, the module stack, the events. Also the function mode of both levels."""
+
+    keeps_graph = False
 
     def __init__(
         self, paths: dict[int, str], params: dict[int, Any], buffers: set[int], shortcuts: Shortcuts | None
