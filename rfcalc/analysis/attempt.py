@@ -80,7 +80,8 @@ def run_forward(
                 run.new(t, f)
                 run.storageless = run.storageless and t.is_meta
             attribute(run, modules)
-            with _uncompiled(), watched() as elsewhere, run.dispatch if run.exhaustive else nullcontext(), run:
+            level_1 = run.dispatch if run.exhaustive else nullcontext()
+            with _uncompiled(), watched() as elsewhere, level_1, _modes_taken_off(), run:
                 result = drained(execute(tree.model, args, kwargs))
             if elsewhere:
                 raise RefusedError(UNSEEN.format(elsewhere[0]))
@@ -101,6 +102,17 @@ def run_forward(
     number = next((e.number for e in reversed(events) if outs and e.field is outs[0][0].field), -1)
     outputs = [(v.shape, v.field) for v, _ in outs]
     return Trace(events, outputs, number, run.macs, run.ledger.peak, run.used, run.failed)
+
+
+@contextmanager
+def _modes_taken_off() -> Iterator[None]:
+    """What a forward that failed has left on the stack of modes would be popped in the place of the run."""
+    before = torch._C._len_torch_function_stack()
+    try:
+        yield
+    finally:
+        while torch._C._len_torch_function_stack() > before:
+            torch._C._pop_torch_function_stack()
 
 
 @contextmanager

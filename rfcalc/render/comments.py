@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from rfcalc.analysis.analyze import analyze
 from rfcalc.analysis.calls import call_name, is_query
@@ -187,7 +187,6 @@ class _Calls(TorchFunctionMode):
         self.makers = makers
         self.ends: list[tuple[str, Point | None]] = []
         self.lines: set[int] = set()
-        self.entered = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not is_query(func):
@@ -211,7 +210,6 @@ class _Calls(TorchFunctionMode):
 
         def enter(*_: Any) -> None:
             self.ends.clear()  # a forward that needs values runs a second time
-            self.entered = True
             self.__enter__()  # type: ignore[no-untyped-call]
 
         def leave(*_: Any) -> None:
@@ -223,8 +221,7 @@ class _Calls(TorchFunctionMode):
 
     def leave(self) -> None:
         """Hear of nothing any more. Torch calls no hook when a forward ends by `sys.exit`."""
-        if self.entered:
-            self.entered = False
+        if self in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import rfcalc
@@ -1347,3 +1348,22 @@ def test_threads_take_turns():
     assert seen == [(41, 41)] * 12
     assert all(m.training for m in net.modules())
     assert not any("_call_impl" in m.__dict__ for m in net.modules())
+
+
+class Entered(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+@both_levels
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_mode_that_a_forward_leaves_on_is_taken_off(level, error):
+    """The run's own would stay on the stack in its place, and see what is called after it."""
+
+    def forward(m, x):
+        Entered().__enter__()
+        raise error
+
+    with pytest.raises((rfcalc.ForwardError, KeyboardInterrupt)):
+        rfcalc.analyze(Fn(forward), IMAGE, level=level)
+    assert torch._C._len_torch_function_stack() == 0
