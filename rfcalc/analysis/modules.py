@@ -28,8 +28,8 @@ def attribute(run: Run, modules: Sequence[nn.Module]) -> None:
     An instance attribute does it. Patching the class would empty the type caches of every module class in the process.
     `untouched` takes the attribute away again.
     """
-    called = _torchs_own(nn.Module, "_call_impl")
-    layers = {kind: layer for kind, layer in run.layers.items() if called and _is_pristine(kind)}
+    plain = run.layers.keys() & set(map(type, modules)) if _torchs_own(nn.Module, "_call_impl") else ()
+    layers = {kind: run.layers[kind] for kind in plain if _is_pristine(kind)}
     for module in modules:
         d = module.__dict__
         layer = layers.get(type(module)) if _OVERRIDES.isdisjoint(d) else None
@@ -44,7 +44,7 @@ _OVERRIDES = frozenset(("forward", "_conv_forward", "_call_impl"))
 
 def _is_pristine(kind: type[nn.Module]) -> bool:
     """Nobody has patched what a call of this layer of torch runs through."""
-    return all(_torchs_own(kind, name) for name in _OVERRIDES - {"_call_impl"} if hasattr(kind, name))
+    return all(_torchs_own(kind, name) for name in ("forward", "_conv_forward") if hasattr(kind, name))
 
 
 def _torchs_own(kind: type[nn.Module], name: str) -> bool:

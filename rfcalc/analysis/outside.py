@@ -41,13 +41,14 @@ class Outside:
         if id(kind) in self.seen:
             return
         self.seen.add(id(kind))
-        own = {k: v for k, v in vars(kind).items() if not k.startswith("__") and k != "_abc_impl"}
-        self.attributes.append((kind, own))
-        for v in vars(kind).values():
-            f = getattr(v, "__func__", v)
-            if type(f) in (FunctionType, _lru_cache_wrapper):
-                self._function(f)
-            elif type(v) is not property:
+        self.attributes.append((kind, dict(vars(kind))))
+        for name, v in vars(kind).items():
+            t = type(v)
+            if t is FunctionType or t is _lru_cache_wrapper:
+                self._function(v)
+            elif t is staticmethod or t is classmethod:
+                self._function(v.__func__)
+            elif t is not property and not name.startswith("__"):
                 self.values.append(v)
 
     def _function(self, f: Any) -> None:
@@ -62,7 +63,8 @@ class Outside:
                 for name in names:
                     found = f.__globals__.get(name, _MISSING)
                     self.globals.append((f.__globals__, name, found))
-                    self._found(found)
+                    if found is not _MISSING:
+                        self._found(found)
                 for cell in f.__closure__ or ():
                     self._cell(cell)
             f = getattr(f, "__wrapped__", None)
@@ -80,7 +82,7 @@ class Outside:
         elif isinstance(value, type):
             if not _is_library(value.__module__):
                 self._class(value)
-        elif value is not _MISSING:
+        else:
             self.values.append(value)
 
     def restore(self) -> None:
@@ -92,10 +94,7 @@ class Outside:
                 else:
                     table[name] = was
         for kind, own in self.attributes:
-            for name in [k for k in vars(kind) if not k.startswith("__") and k != "_abc_impl"]:
-                now = vars(kind)[name]
-                if now is own.get(name, _MISSING) or not holds_tensor(now):
-                    continue
+            for name in [k for k, v in vars(kind).items() if v is not own.get(k, _MISSING) and holds_tensor(v)]:
                 if name in own:
                     setattr(kind, name, own[name])
                 else:

@@ -29,19 +29,21 @@ def batch_norm(
     run: Run, op: Any, /, input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
     training: Any = False, momentum: Any = 0.1, eps: Any = 1e-5,
 ) -> Any:  # fmt: skip
-    if type(input) is not Tensor or training is not False or not input.is_floating_point():
+    if type(input) is not Tensor or training is not False or type(running_mean) not in PLAIN:
         return NotImplemented
-    v = run.value(input)
-    if v.field is None or len(v.shape) < 2 or running_mean is None or running_var is None or not input.is_contiguous():
+    v, dtype = run.value(input), input.dtype
+    if v.field is None or len(v.shape) < 2 or not dtype.is_floating_point or not input.is_contiguous():
         return NotImplemented
-    size, dtype, pristine = v.shape[1:2], input.dtype, run.pristine
+    channels, pristine = v.shape[1], run.pristine
     for t in (running_mean, running_var, weight, bias):
         if t is None:
             continue
-        if type(t) not in PLAIN or t.dtype is not dtype or t.shape != size:
+        if type(t) not in PLAIN or t.numel() != channels or t.dtype is not dtype:
             return NotImplemented
         if id(t) not in pristine and is_reached(run, t):
             return NotImplemented
+    if running_var is None or running_mean.dim() != 1 or running_var.dim() != 1:  # of a weight only the count matters
+        return NotImplemented
     if type(momentum) not in NUMBERS or type(eps) not in NUMBERS or eps <= 0:
         return NotImplemented
     call = Call("batch_norm", (v.shape,))

@@ -90,7 +90,7 @@ def fits(run: Run, t: Any, shape: Shape, x: Tensor) -> bool:
 
 def output_of(run: Run, op: Any, x: Tensor, v: Value, call: Call, field: Result) -> Tensor:
     """Make the contiguous output tensor of a finished call, with its field."""
-    return attached(run, op, meta_empty(call.out[0], x), v, call, field)
+    return attached(run, op, torch.empty(call.out[0], dtype=x.dtype, device=_META), v, call, field)
 
 
 def attached(run: Run, op: Any, out: Tensor, v: Value, call: Call, field: Result) -> Tensor:

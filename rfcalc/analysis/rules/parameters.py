@@ -16,9 +16,11 @@ from rfcalc.analysis.rules.registry import Value
 
 def with_parameters(field: Field | None, given: Iterable[Any], out: Shape, after: int = 0) -> Field | None:
     """A result and the parameters given: each lies along the dims of the result that stand before the last `after`."""
-    found = [v.field and broadcast(v.field, (*v.shape, *(1,) * after), out) for v in given if isinstance(v, Value)]
-    fields = [f for f in (field, *found) if f is not None]
-    return field if len(fields) == (field is not None) else join(fields)
+    fields = [] if field is None else [field]
+    for v in given:  # as a rule none
+        if isinstance(v, Value) and v.field is not None:
+            fields.append(broadcast(v.field, (*v.shape, *(1,) * after), out))
+    return join(fields) if len(fields) > (field is not None) else field
 
 
 def per_output(weight: Value) -> Value:
