@@ -34,8 +34,6 @@ from rfcalc.analysis.rows import NO_DIMS, Draft, Reader, drafts_of, owners_of
 from rfcalc.analysis.tree import survey
 from rfcalc.analysis.values import NeedsValuesError
 
-# ---------------------------------------------------------------------------------------------------- analyze
-
 
 def analyze(
     model: nn.Module,

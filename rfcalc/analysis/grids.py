@@ -137,9 +137,6 @@ def _continuation(n: int, left: int, right: int, period: int, step: int) -> tupl
     return at - turns * period, turns * step, turns * step
 
 
-# ------------------------------------------------------------------------------------------- fields as a whole
-
-
 def grid_only(part: Part) -> Part:
     """The unclipped bounds without the dims along which they do not vary, where they see anything."""
     b, dims = part.bounds, part.dims

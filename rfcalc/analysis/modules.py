@@ -19,9 +19,6 @@ _modes_on, _mode_count = torch._C._is_torch_function_mode_enabled, torch._C._len
 _mode_at = torch._C._get_function_stack_at
 
 
-# ------------------------------------------------------------------------------------------------ running a model
-
-
 def attribute(run: Run, modules: Sequence[nn.Module]) -> None:
     """Know at every moment which module is running: each module's own call is wrapped.
 

@@ -27,8 +27,6 @@ from rfcalc.analysis.parts import (
     spread,
 )
 
-# ------------------------------------------------------------------------------------------------ moving around
-
 
 def take_part(part: Part, dim: int, n: int, index: Index) -> Part:
     """Pick positions along a dim (slice, flip, roll, index_select)."""

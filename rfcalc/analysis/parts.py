@@ -182,9 +182,6 @@ def laid_along(v: NDArray[Any], ndim: int, ax: int) -> NDArray[Any]:
     return v.reshape([-1 if i == ax else 1 for i in range(ndim)])
 
 
-# ---------------------------------------------------------------------------------------------------- reading
-
-
 def laid_out(part: Part, dims: Sequence[int], shape: Shape) -> tuple[Part, tuple[int, ...]] | None:
     """The part laid out over its own dims and `dims` together, by broadcasting; None when too large."""
     if part.span is not None:

@@ -99,9 +99,6 @@ def _constant(out: Tensor, value: Any) -> Diagonals:
     return Diagonals(rows, columns, torch.full((max(rows + columns - 1, 0),), value, dtype=out.dtype))
 
 
-# ------------------------------------------------------------------------------------------------- element by element
-
-
 def _pointwise(op: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Pattern:
     rows, columns = out.shape[-2:]
     operands = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor | Diagonals | Runs)]

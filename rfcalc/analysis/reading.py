@@ -62,9 +62,6 @@ def sampled(field: Field, shape: Shape) -> tuple[Field, Shape]:
 WRITE_OUT = 1 << 16  # maps of more positions are read part by part
 
 
-# ---------------------------------------------------------------------------------------------- numbers of a field
-
-
 class Extent(NamedTuple):
     """What a table says of one axis of one tensor."""
 

@@ -37,9 +37,6 @@ NO_DIMS: frozenset[int] = frozenset()
 _NO_WINDOW = (None, None, None, None, None)
 
 
-# ------------------------------------------------------------------------------------------------------- rows
-
-
 @lru_cache(maxsize=4096)
 def _is_layer_type(kind: type) -> bool:
     """Is this a layer torch knows (or a subclass of one), so that its call is one row?"""

@@ -18,8 +18,6 @@ from rfcalc.analysis.pattern_ops import FACTORIES
 from rfcalc.analysis.rules import RULES, named
 from rfcalc.analysis.values import execute, tensors_in
 
-# ------------------------------------------------------------------------------------------------ ATen schemas
-
 
 @dataclass(frozen=True, slots=True)
 class Schema:

@@ -25,8 +25,6 @@ from rfcalc.analysis.parts import (
     spread,
 )
 
-# ------------------------------------------------------------------------------------------------ windows, taps
-
 
 def window_length(n: int, k: int, s: int, before: int, after: int, d: int, ceil: bool = False) -> int:
     """Output length of a window op. A ceil-mode window must start inside the input or its left padding.

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-# --- imports of neighbours -----------------------------------------------------------------------------------
-
 DESIGN_PREFIX = "_rfcalc_design_"
 _neighbours: dict[Path, dict[str, ModuleType]] = {}
 _added: dict[Path, list[str]] = {}  # to the path, by the files of a folder: their constructors may import from there

@@ -13,8 +13,6 @@ Shape = tuple[int, ...]
 InputShape = Shape | tuple[Shape, ...] | dict[str, Shape]
 
 
-# --- shapes --------------------------------------------------------------------------------------------------
-
 _EXAMPLES = "1x28x28, or 3x64x64,3x64x64 for two inputs, or image=3x64x64,tokens=10 by name"
 
 

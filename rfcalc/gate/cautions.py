@@ -21,9 +21,6 @@ class Caution:
     message: str
 
 
-# ------------------------------------------------------------------------------------------------ worth knowing
-
-
 def cautions(report: Report, holes: Mapping[str, Sequence[int]] | None = None) -> list[Caution]:
     """What a designer should know and the gate does not reject.
 

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from rfcalc.analysis.report import LayerRow, Report
 
 
-# ------------------------------------------------------------------------------------------------- taking apart
-
-
 class UnfitError(Exception):
     """A change that this module cannot take."""
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 Box = tuple[int, int]
 
 
-# ------------------------------------------------------------------------------------------------- what is proved
-
-
 @dataclass(frozen=True, slots=True)
 class Check:
     """One layer at one position along one input axis: what the report says and what the gradient shows.
@@ -173,9 +170,6 @@ def _box(touched: Tensor | None) -> Box | None:
         return None
     found = touched.nonzero()
     return int(found[0]), int(found[-1])
-
-
-# ----------------------------------------------------------------------------------------------- model and inputs
 
 
 def positive(shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -15,9 +15,6 @@ _EVALUATED = 500
 """Images evaluated at once: enough to fill a CPU, few enough that activations stay in its cache."""
 
 
-# --- evaluation ----------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, data: DataSet) -> tuple[float, int]:
     """Mean loss and number of images right, in evaluation mode and float32; `data` says how images are normalised."""
@@ -66,9 +63,6 @@ def require_trainable(model: nn.Module, data: DataSet) -> None:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"{data.name}: the design has no parameter to train; expected one or more")
     require_fit(model, data)
-
-
-# --- small parts ---------------------------------------------------------------------------------------------
 
 
 def batch_sizes(count: int, size: int) -> list[int]:

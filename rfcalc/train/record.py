@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 
-# --- writing -------------------------------------------------------------------------------------------------
-
-
 class Recorder:
     """A run folder that is being written to, by one process at a time. Use it as a context.
 

@@ -17,8 +17,6 @@ from rfcalc.train.loop import Epoch, State
 from rfcalc.train.recipe import from_dict
 from rfcalc.train.verdict import Claim, Weights
 
-# --- reading -------------------------------------------------------------------------------------------------
-
 
 def read(folder: Path) -> Run:
     """A run folder, finished or not. Raises RunError when it is none or a file of it is damaged."""

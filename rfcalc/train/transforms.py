@@ -10,8 +10,6 @@ from typing import Any
 from rfcalc.errors import RecipeError
 from rfcalc.train.augment import Augmentation, checked_numbers
 
-# --- torchvision's transforms as stages ----------------------------------------------------------------------
-
 
 def stages(transforms: Iterable[Mapping[str, Any]]) -> tuple[Augmentation, ...]:
     """The stages of a reference recipe: one per transform, given as torchvision's name and arguments.

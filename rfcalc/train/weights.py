@@ -56,9 +56,6 @@ class Trained:
     about: About
 
 
-# --- finding weights -----------------------------------------------------------------------------------------
-
-
 def find(place: Path) -> list[Trained]:
     """All weights that a run's folder or a file holds: by seed, raw before averaged.
 

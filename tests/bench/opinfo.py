@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--ops", default="", help="only ops whose name this expression finds")
     parser.add_argument("--json", type=Path, help="write every verdict here, one JSON object a line")
     parser.add_argument("--table", action="store_true", help="the counts alone, as Markdown")
-    parser.add_argument("--samples", type=int, default=24, help="of an op, in float32")
+    parser.add_argument("--samples", type=int, default=4, help="of an op, in float32")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     names = [n for n in subjects() if re.search(options.ops, n)]

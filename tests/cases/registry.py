@@ -9,8 +9,6 @@ import torch
 from programs import Apply
 from torch import Tensor, nn
 
-# ----------------------------------------------------------------------------------------------------------- cases
-
 Case = tuple[str, Callable[[], nn.Module], Any]
 CASES: list[Case] = []
 LINE, MAP, VOLUME, TOKENS = (2, 9), (2, 7, 9), (2, 4, 5, 6), (5, 4)

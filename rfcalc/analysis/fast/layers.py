@@ -12,8 +12,6 @@ from rfcalc.analysis.events import Layer, Shortcuts
 from rfcalc.analysis.fast.registry import SHORTCUTS
 from rfcalc.analysis.values import PLAIN
 
-# ------------------------------------------------------------------------------------------------------ whole layers
-
 
 def _plain(table: dict[str, Any], *names: str) -> tuple[Any, ...] | None:
     """The tensors of these names, if all stand there: one kept elsewhere, or of a class of its own, is its owner's."""

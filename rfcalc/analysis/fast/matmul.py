@@ -28,8 +28,6 @@ from rfcalc.analysis.rules.work import WORK
 from rfcalc.analysis.run import Run
 from rfcalc.analysis.values import PLAIN
 
-# ----------------------------------------------------------------------------------------- contractions, attention
-
 
 @shortcut(F.linear)
 def linear(run: Run, op: Any, /, input: Any, weight: Any, bias: Any = None) -> Any:

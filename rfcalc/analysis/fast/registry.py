@@ -102,9 +102,6 @@ def attached(run: Run, op: Any, out: Tensor, v: Value, call: Call, field: Result
     return out
 
 
-# ------------------------------------------------------------------------------------------------- element-wise
-
-
 def kept_dims(call: Call, x: Value) -> Result:
     """The element-wise rule of one operand of the output's shape."""
     assert x.field is not None
@@ -126,9 +123,6 @@ def broadcast_shape(a: Shape, b: Shape) -> Shape | None:
             return None
         out.append(y if x == 1 else x)
     return tuple(out)
-
-
-# ---------------------------------------------------------------------------------------------- windows and norms
 
 
 def joined_by_x(sizes: Iterable[int]) -> str:

@@ -13,9 +13,6 @@ from rfcalc.analysis.rules import RULES, Call
 from rfcalc.analysis.run import Run
 from rfcalc.analysis.values import Traced, execute
 
-# -------------------------------------------------------------------------------------------------- moving, merging
-
-
 # A view's arguments in order, for a call that names some; `view(dtype)` and named dims are level 1's.
 VIEW_ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "flatten": lambda start_dim=0, end_dim=-1: (start_dim, end_dim),
