@@ -274,3 +274,10 @@ def fourier_low(call: Call, x: Value, dim: Any, *args: Any) -> Result:
 def pairwise(call: Call, *args: Any, **kwargs: Any) -> Result:
     """One number per pair of rows, in no grid: truthful, not tight, and said so."""
     return unknown(call, *args, **kwargs)
+
+
+@rule("renorm")
+def renorm(call: Call, x: Value, p: Any, dim: int, maxnorm: Any) -> Result:
+    """Each slice along dim is scaled by its own norm: statistics over the other dims."""
+    n = len(x.shape)
+    return x.field and normalise(x.field, [d for d in range(n) if d != dim_of(dim, n)])

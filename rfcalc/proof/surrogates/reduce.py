@@ -165,3 +165,8 @@ def _fourier(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     parts = torch.view_as_real(seen).sum(-1) if seen.is_complex() else seen
     mean = mean_over(parts, dims_of(x, dim)).expand(real.shape).clone()
     return torch.complex(mean, mean) if real.is_complex() else mean
+
+
+@surrogate("renorm")
+def _renorm(call: Call, x: Tensor, p: Any, dim: int, maxnorm: Any) -> Tensor:
+    return x + mean_over(x, [d for d in range(x.ndim) if d != dim % x.ndim])

@@ -80,3 +80,9 @@ def test_softmax_skips_what_is_masked(rules):
     scores = RULES["masked_fill"](Call("masked_fill", ((3, 3),)), rules.image(3, 3, axes=(1,)), mask, -math.inf)
     got = rules.run("softmax", (3, 3), Value((3, 3), scores), 1)
     assert got.exact == ([(0, 0), None, None, (0, 1), (0, 1), None, (0, 2), (0, 2), (0, 2)],)
+
+
+def test_renorm_scales_each_slice_by_its_own_norm(rules):
+    """A row along H is scaled by all of W, and by nothing of other rows."""
+    got = rules.run("renorm", (1, 1, 2, 3), rules.image(1, 1, 2, 3), 2, 2, 1.0)
+    assert got.exact == ([(0, 0)] * 3 + [(1, 1)] * 3, [(0, 2)] * 6)
