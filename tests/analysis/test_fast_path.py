@@ -933,3 +933,41 @@ def test_what_the_forward_raises_is_blamed_on_the_design(call):
     for level in (1, 2):
         with pytest.raises(rfcalc.ForwardError):
             rfcalc.analyze(Calling(call, MAP), MAP, level=level)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
+def test_a_window_of_no_whole_numbers_is_torchs_to_refuse(level, name):
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1, MAP[0], 3, 3))
+
+        def forward(self, x):
+            return F.conv2d(x, self.weight, **{name: 1.5})
+
+    with pytest.raises(rfcalc.ForwardError, match=name):
+        rfcalc.analyze(Half(), MAP, level=level)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_statistics_of_two_dims_are_left_to_level_1(which):
+    """torch's CPU kernel refuses them; both levels must say the same."""
+
+    def outcome(level):
+        class Two(nn.Module):
+            def __init__(self):
+                super().__init__()
+                shapes = [(MAP[0],), (MAP[0],)]
+                shapes[which] = (1, MAP[0])
+                self.mean, self.var = (nn.Buffer(torch.ones(s)) for s in shapes)
+
+            def forward(self, x):
+                return F.batch_norm(x, self.mean, self.var)
+
+        try:
+            return rfcalc.analyze(Two(), MAP, level=level).rows
+        except rfcalc.ForwardError as error:
+            return str(error)
+
+    assert outcome(1) == outcome(2)
