@@ -48,8 +48,9 @@ def untouched(modules: Sequence[nn.Module]) -> Iterator[Outside]:  # noqa: PLR09
                 tables.append((table, table.copy()))
             else:
                 empty.append(table)
-        # Attributes may come before torch's, and a module that an older torch has pickled lacks some of these.
-        usual = tuple(islice(d, len(_OF_EVERY_MODULE))) == _OF_EVERY_MODULE
+        # Attributes may come before torch's, and a module that an older torch has pickled lacks some of these: then
+        # the last of torch's own stands at another place.
+        usual = next(islice(d, len(_OF_EVERY_MODULE) - 1, None), None) == _OF_EVERY_MODULE[-1]
         for v in islice(d.values(), len(_OF_EVERY_MODULE), None) if usual else d.values():
             if type(v) not in _ATOMS:  # a list, a table or a helper that the module's author keeps
                 if type(v) is list and _ATOMS.issuperset(map(type, v)):
