@@ -1,11 +1,12 @@
 """Fixtures that several test files use. `pytest --update` writes the expected outputs in golden/ anew."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -24,6 +25,15 @@ settings.load_profile("rfcalc")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update", action="store_true", help="write the expected outputs in tests/golden anew")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For files of tiny tensors, where more threads only cost."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

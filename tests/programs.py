@@ -83,6 +83,19 @@ def op(draw: Callable[..., dict[str, Any]], *ranks: int) -> Callable[[Any], Any]
     return register
 
 
+class Fn(nn.Module):
+    """A function of the model and its inputs, with submodules by name."""
+
+    def __init__(self, f: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.f = f
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.f(self, *args, **kwargs)
+
+
 class Apply(nn.Module):
     """A function of the map, with the modules and buffers it uses."""
 

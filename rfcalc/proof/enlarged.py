@@ -116,6 +116,12 @@ def enlarge(
 
     `along`: the axes that grow, by number; all, if none are given. Raises RfcalcError where the larger input would be
     too large to run.
+
+    >>> import torch
+    >>> from rfcalc import analyze
+    >>> conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+    >>> [check.measured for check in enlarge(conv, (1, 4, 4), analyze(conv, (1, 4, 4))).check(positions=1)]
+    [(-1, 1), (-1, 1)]
     """
     grown = frozenset(range(len(report.axes)) if along is None else along)
     rows = [row for row in report.rows if layers is None or row.name in layers]
@@ -208,26 +214,6 @@ def _places(
             place[i] = index
         found.append(tuple(place))
     return found
-
-
-def unclipped_checks(
-    model: nn.Module,
-    input_shape: Any,
-    report: Report,
-    *,
-    layers: Sequence[str] | None = None,
-    positions: int = 5,
-    seed: int = 0,
-) -> Iterator[Check]:
-    """Compare the unclipped fields of a report with gradients on an enlarged input; see `enlarge` for what is left out.
-
-    >>> import torch
-    >>> from rfcalc import analyze
-    >>> conv = torch.nn.Conv2d(1, 1, 3, padding=1)
-    >>> [check.measured for check in unclipped_checks(conv, (1, 4, 4), analyze(conv, (1, 4, 4)), positions=1)]
-    [(-1, 1), (-1, 1)]
-    """
-    return enlarge(model, input_shape, report, layers=layers, seed=seed).check(positions)
 
 
 _SOME_AXES = "along an axis with global context, or none of its own, nothing can move"

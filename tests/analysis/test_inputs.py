@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from programs import Fn
 from torch import nn
 
 import rfcalc
@@ -21,19 +22,6 @@ from rfcalc.proof.oracle import prepare, verify
 both_levels = pytest.mark.parametrize("level", [1, 2])
 IMAGE = (3, 8, 8)
 TOKENS = torch.rand(7, 1, 16)
-
-
-class Fn(nn.Module):
-    """A function as a model, with submodules by name."""
-
-    def __init__(self, f, **parts):
-        super().__init__()
-        self.f = f
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *args, **kwargs):
-        return self.f(self, *args, **kwargs)
 
 
 def conv():

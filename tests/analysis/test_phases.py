@@ -16,12 +16,7 @@ from rfcalc.proof.oracle import prepare
 LENGTH = 96
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def conv(k, s=1, p=0, d=1):

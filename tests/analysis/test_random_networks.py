@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import pytest
-import torch
 from cases import CASES
 from hypothesis import given, settings
 from programs import Program, programs
@@ -17,13 +16,7 @@ from rfcalc.proof.oracle import prepare
 POSITIONS = 4  # a corner, an edge, the centre, the far corner
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These tensors are tiny: more threads only cost."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def both_levels(model: nn.Module, shape) -> Report:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
+from programs import Fn
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,19 +19,6 @@ from rfcalc.analysis.beside import beside_axes
 from rfcalc.analysis.field import identity
 from rfcalc.analysis.memo import forget
 from rfcalc.analysis.rows import Reader
-
-
-class Fn(nn.Module):
-    """A function as a model, with submodules by name."""
-
-    def __init__(self, f, **parts):
-        super().__init__()
-        self.f = f
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *args, **kwargs):
-        return self.f(self, *args, **kwargs)
 
 
 def torchvision_model(target, shape):

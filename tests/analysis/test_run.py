@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from programs import Fn
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
@@ -27,19 +28,6 @@ from rfcalc.analysis.rules import RULES
 
 both_levels = pytest.mark.parametrize("level", [1, 2])
 IMAGE = (1, 8, 8)
-
-
-class Fn(nn.Module):
-    """A function as a model, with submodules by name."""
-
-    def __init__(self, f, **parts):
-        super().__init__()
-        self.f = f
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *args, **kwargs):
-        return self.f(self, *args, **kwargs)
 
 
 def conv(channels=1, k=3, **kwargs):

@@ -12,19 +12,13 @@ from torch import nn
 
 from rfcalc import RfcalcError, analyze
 from rfcalc.proof import enlarged
-from rfcalc.proof.enlarged import each_way, enlarge, unclipped_checks
+from rfcalc.proof.enlarged import each_way, enlarge
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def disagreements(model, shape, positions=4, more=0):
-    checks = list(unclipped_checks(model, shape, analyze(model, shape), positions=positions))
+    checks = list(enlarge(model, shape, analyze(model, shape)).check(positions))
     assert len(checks) >= more
     return [
         f"{c.layer} at {c.position}, axis {c.axis.name}: report {c.expected}, gradient {c.measured}"
@@ -149,7 +143,7 @@ def test_what_cannot_be_measured_is_named(model, why):
 def test_several_inputs_grow_together():
     model = Apply(lambda a, b, c: c(a + b), c=conv(3, 1, 1))
     shapes = [(1, 6, 8), (1, 6, 8)]
-    checks = list(unclipped_checks(model, shapes, analyze(model, shapes)))
+    checks = list(enlarge(model, shapes, analyze(model, shapes)).check())
     assert {c.axis.name for c in checks} == {"0.H", "0.W", "1.H", "1.W"}
     assert all(c.agrees for c in checks)
 
@@ -212,7 +206,7 @@ def test_a_map_shorter_than_one_turn_is_marked_and_holds_what_is_true():
     layers = nn.Conv1d(1, 1, 3, 2, 1), nn.ConvTranspose1d(1, 1, 1, 3), nn.Conv1d(1, 1, 1, 1, 3), nn.Conv1d(1, 1, 3)
     model = nn.Sequential(*layers)
     report = analyze(model, (1, 2))
-    checks = list(unclipped_checks(model, (1, 2), report, positions=9))
+    checks = list(enlarge(model, (1, 2), report).check(positions=9))
     assert all(check.agrees for check in checks)
     assert {check.layer for check in checks if not check.exact} == {"2", "3"}
     assert [row.aligned for row in report.rows] == [True, True, False, False]
