@@ -210,3 +210,11 @@ def test_a_map_shorter_than_one_turn_is_marked_and_holds_what_is_true():
     assert all(check.agrees for check in checks)
     assert {check.layer for check in checks if not check.exact} == {"2", "3"}
     assert [row.aligned for row in report.rows] == [True, True, False, False]
+
+
+def test_a_report_of_too_small_a_kernel_disagrees():
+    """A field that moves with its position is the same everywhere, so the report is wrong, not the measurement."""
+    run = enlarge(conv(5, 1, 2), (1, 8, 8), analyze(conv(3, 1, 1), (1, 8, 8)))
+    checks = [check for check in run.check() if check.position == (4, 4)]
+    assert [(check.expected, check.measured) for check in checks] == [((3, 5), (2, 6))] * 2
+    assert not any(check.agrees for check in checks)
